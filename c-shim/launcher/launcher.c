@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE
+#include "launcher.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+extern char **environ;
+
+void gy_say(const char *format, ...)
+{
+	va_list args;
+
+	fputs("gyges: ", stderr);
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputc('\n', stderr);
+}
+
+static void *must(void *pointer)
+{
+	if (!pointer) {
+		gy_say("out of memory");
+		exit(1);
+	}
+	return pointer;
+}
+
+static char *format_path(const char *root, const char *pack, const char *name)
+{
+	char *path = NULL;
+
+	if (asprintf(&path, "%s/%s/%s", root, pack, name) < 0)
+		path = NULL;
+	return must(path);
+}
+
+/* Deno splits permission values at commas; a doubled comma is a literal one. */
+static char *escape_commas(const char *path)
+{
+	char *out = must(malloc(2 * strlen(path) + 1)), *end = out;
+
+	for (; *path; path++) {
+		if (*path == ',')
+			*end++ = ',';
+		*end++ = *path;
+	}
+	*end = '\0';
+	return out;
+}
+
+/* "--allow-x={self}" becomes "--allow-x=" and @value; no other braces occur. */
+static const char *expand(const char *flag, const char *self, const char *lib)
+{
+	const char *brace = strchr(flag, '{');
+	char *value, *out = NULL;
+
+	if (!brace)
+		return flag;
+	value = escape_commas(strcmp(brace, "{self}") ? lib : self);
+	if (asprintf(&out, "%.*s%s", (int)(brace - flag), flag, value) < 0)
+		out = NULL;
+	free(value);
+	return must(out);
+}
+
+/*
+ * Variables that steer Deno are ours to set: a DENO_V8_FLAGS or NODE_OPTIONS
+ * from the operator's shell is meant for other programs.
+ */
+static void clear_runtime_environment(void)
+{
+	size_t i = 0;
+
+	while (environ && environ[i]) {
+		const char *entry = environ[i];
+		size_t length = strcspn(entry, "=");
+		char name[64];
+
+		if ((strncmp(entry, "DENO_", 5) == 0 ||
+		     strncmp(entry, "NODE_", 5) == 0) && length < sizeof(name)) {
+			memcpy(name, entry, length);
+			name[length] = '\0';
+			unsetenv(name); /* closes the gap: stay at i */
+		} else {
+			i++;
+		}
+	}
+}
+
+static void set_environment(const char *self, const char *lib, const char *cache)
+{
+	clear_runtime_environment();
+	if (setenv("GYGES_FORM", "launcher", 1) ||
+	    setenv("GYGES_SELF", self, 1) ||
+	    setenv("GYGES_LIB", lib, 1) ||
+	    setenv("DENO_DIR", cache, 1) ||
+	    setenv("DENO_NO_UPDATE_CHECK", "1", 1) ||
+	    /* A package.json above the cache directory is none of ours. */
+	    setenv("DENO_NO_PACKAGE_JSON", "1", 1))
+		must(NULL);
+}
+
+int main(int argc, char **argv)
+{
+	static const char *const fixed[] = {
+		"gyges", "run", "--quiet", "--no-prompt", "--no-config",
+		"--no-lock", "--no-remote", "--no-npm", "--cached-only", NULL
+	};
+	const char *runtime = gy_packs[GY_PACK_RUNTIME].hash;
+	const char *app = gy_packs[GY_PACK_APP].hash;
+	char self[PATH_MAX], root[PATH_MAX];
+	char *deno, *lib, *script, *cache;
+	const char **args;
+	size_t n = 0;
+	ssize_t length;
+
+	length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (length < 0) {
+		gy_say("cannot find my own file: /proc/self/exe: %s; mount /proc",
+		       strerror(errno));
+		return GY_EXIT_HOST;
+	}
+	self[length] = '\0';
+
+	if (gy_store_open(root) < 0)
+		return GY_EXIT_HOST;
+
+	deno = format_path(root, runtime, "deno");
+	lib = format_path(root, app, "libgyges.so");
+	script = format_path(root, app, "main.js");
+	cache = format_path(root, app, GY_CACHE_DIR);
+
+	/* 64 is room for the fixed flags and the permission list. */
+	args = must(calloc(64 + (size_t)argc, sizeof(*args)));
+	for (size_t i = 0; fixed[i]; i++)
+		args[n++] = fixed[i];
+	for (size_t i = 0; gy_permissions[i] && n < 60; i++)
+		args[n++] = expand(gy_permissions[i], self, lib);
+	args[n++] = script;
+	for (int i = 1; i < argc; i++)
+		args[n++] = argv[i];
+
+	set_environment(self, lib, cache);
+	execv(deno, (char *const *)args);
+	gy_say("cannot execute %s: %s", deno, strerror(errno));
+	return GY_EXIT_HOST;
+}
