@@ -5,8 +5,7 @@ import type { GygesEvent } from "../events.ts";
 import { fromErrorEvent } from "./error_event.ts";
 import { readLines } from "./lines.ts";
 import { firstIssue, type Reply, replySchema } from "./messages.ts";
-import { isAlive } from "./process_id.ts";
-import { checkName, readOwner, runtimeBase, socketPathIn } from "./runtime_dir.ts";
+import { checkName, isOwned, ownerPid, runtimeBase, socketPathIn } from "./runtime_dir.ts";
 
 /**
  * - absent: nothing of that name was ever here, or it ended in order
@@ -189,13 +188,13 @@ function whyRefused(name: string, directory: string, cause: unknown): Error {
   }
   const absent = cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.NotADirectory;
   if (!absent && !(cause instanceof Deno.errors.ConnectionRefused)) return asError(cause);
-  const owner = readOwner(directory);
-  if (owner && isAlive(owner)) {
-    const message = `Cannot ask "${name}" as process ${owner.pid} does not listen (yet): try again`;
+  const pid = ownerPid(directory);
+  if (isOwned(directory)) {
+    const message = `Cannot ask "${name}" as process ${pid ?? ""} does not listen (yet): try again`;
     return new ControlError(message, "silent", { cause });
   }
-  if (owner) {
-    const message = `Cannot ask "${name}" as its process ${owner.pid} died: start it again, which clears ${directory}`;
+  if (pid) {
+    const message = `Cannot ask "${name}" as its process ${pid} died: start it again, which clears ${directory}`;
     return new ControlError(message, "stale", { cause });
   }
   const message = `Cannot find "${name}" as no process of that name runs: see gyges vm list`;

@@ -1,16 +1,15 @@
 /**
  * The directory that a running process owns: `/run/gyges/NAME/`, or `$XDG_RUNTIME_DIR/gyges/NAME/` without root.
  *
- *   owner         {"pid", "startTicks"}; locked with flock(2) by the owner for as long as it lives
+ *   owner         {"pid"}; locked exclusively with flock(2) by the owner for as long as it lives
  *   control.sock  its control socket
- *   log           what a detached process had to say
+ *   log           what a detached process had to say; stays until the name is used again
  *
- * Who holds the lock owns the name: the kernel gives it back when the process dies, however it dies. Others never touch
- * the lock; they look at pid and start time instead, so that looking cannot get in the way of a claim.
+ * Who holds the lock owns the name: the kernel takes it back when the process dies, however it dies, and no pid can be
+ * mistaken for another. Whoever wants to know whether the owner lives tries for a shared lock and drops it at once.
  */
 import * as v from "valibot";
 import { PreflightError, UsageError } from "../errors.ts";
-import { isAlive, type ProcessId, thisProcess } from "./process_id.ts";
 
 const NAME = /^[a-z0-9_][a-z0-9._-]{0,63}$/;
 /** "ram" is where gygesfs is mounted. */
@@ -18,10 +17,13 @@ const RESERVED: readonly string[] = ["ram"];
 /** sun_path holds 108 bytes with its NUL. */
 const MAX_SOCKET_PATH_BYTES = 107;
 const OWNER_FILE = "owner";
-/** Left alone when a stale directory is cleared. */
+/** Left alone when a directory is cleared. */
 const LOG_FILE = "log";
+/** Tries of a claim that meets others looking or leaving, each over within microseconds. */
+const CLAIM_TURNS = 20;
+const CLAIM_PAUSE_MS = 5;
 
-const ownerSchema = v.object({ pid: v.pipe(v.number(), v.integer()), startTicks: v.pipe(v.number(), v.integer()) });
+const ownerSchema = v.object({ pid: v.pipe(v.number(), v.integer()) });
 
 /** `name` if it can name a process. Throws UsageError. */
 export function checkName(name: string): string {
@@ -69,7 +71,7 @@ function checkPrivate(path: string): void {
 }
 
 /** Makes `path` as a private directory, or accepts the one that is there if it is private. */
-function makePrivate(path: string): void {
+export function makePrivate(path: string): void {
   try {
     Deno.mkdirSync(path, { mode: 0o700 });
   } catch (cause) {
@@ -88,21 +90,36 @@ function parentOf(path: string): string {
   return path.slice(0, path.lastIndexOf("/"));
 }
 
-/** The process that says it owns `directory`; null when none does. It may be dead by now: see `isAlive`. */
-export function readOwner(directory: string): ProcessId | null {
+/** Pid that the owner of `directory` wrote down; null when none did. Whether it lives is for `isOwned` to say. */
+export function ownerPid(directory: string): number | null {
   try {
-    return v.parse(ownerSchema, JSON.parse(Deno.readTextFileSync(`${directory}/${OWNER_FILE}`)));
+    return v.parse(ownerSchema, JSON.parse(Deno.readTextFileSync(`${directory}/${OWNER_FILE}`))).pid;
   } catch (cause) {
-    if (cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.NotADirectory) return null;
+    if (isMissing(cause)) return null;
     // Empty or half written: its owner is at this very moment claiming it, or died doing so.
     if (cause instanceof SyntaxError || v.isValiError(cause)) return null;
     throw cause;
   }
 }
 
+/** Whether a living process owns `directory`. */
+export function isOwned(directory: string): boolean {
+  try {
+    using file = Deno.openSync(`${directory}/${OWNER_FILE}`);
+    return !file.tryLockSync(false);
+  } catch (cause) {
+    if (isMissing(cause)) return false;
+    throw cause;
+  }
+}
+
+function isMissing(cause: unknown): boolean {
+  return cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.NotADirectory;
+}
+
 function inUse(name: string, directory: string): UsageError {
-  const owner = readOwner(directory);
-  const who = owner ? `process ${owner.pid} has it` : "another process is claiming it";
+  const pid = ownerPid(directory);
+  const who = pid ? `process ${pid} has it` : "another process is claiming it";
   return new UsageError(
     `Cannot take the name "${name}" as ${who}: choose another name, or stop that one with: gyges vm stop ${name}`,
   );
@@ -130,23 +147,46 @@ function isStillAt(file: Deno.FsFile, path: string): boolean {
   }
 }
 
-function clearLeftovers(directory: string): boolean {
-  let cleared = false;
+function clearLeftovers(directory: string): void {
   for (const entry of Deno.readDirSync(directory)) {
     if (entry.name === OWNER_FILE || entry.name === LOG_FILE) continue;
     Deno.removeSync(`${directory}/${entry.name}`, { recursive: true });
-    cleared = true;
   }
-  return cleared;
 }
 
 function writeOwner(file: Deno.FsFile): void {
   file.truncateSync(0);
   file.seekSync(0, Deno.SeekMode.Start);
-  file.writeSync(new TextEncoder().encode(`${JSON.stringify(thisProcess())}\n`));
+  file.writeSync(new TextEncoder().encode(`${JSON.stringify({ pid: Deno.pid })}\n`));
 }
 
-/** A claimed name. Disposing of it removes the directory. */
+interface Claim {
+  owner: Deno.FsFile;
+  clearedStale: boolean;
+}
+
+/**
+ * One try to own the directory at `path`. "owned": a living process has it. "again": somebody was just looking, or the
+ * last owner was just leaving.
+ */
+function tryClaim(path: string): Claim | "owned" | "again" {
+  const owner = openOwnerFile(path);
+  if (!owner) return "again";
+  let claimed = false;
+  try {
+    if (!owner.tryLockSync(true)) return owner.tryLockSync(false) ? "again" : "owned";
+    if (!isStillAt(owner, `${path}/${OWNER_FILE}`)) return "again";
+    const clearedStale = owner.statSync().size > 0;
+    clearLeftovers(path);
+    writeOwner(owner);
+    claimed = true;
+    return { owner, clearedStale };
+  } finally {
+    if (!claimed) owner.close();
+  }
+}
+
+/** A claimed name. Disposing of it removes the directory, but for the log of a detached process. */
 export class RuntimeDir implements Disposable {
   readonly name: string;
   readonly path: string;
@@ -165,29 +205,18 @@ export class RuntimeDir implements Disposable {
    * Takes `name` for this process. Throws UsageError when a living process has it or the name cannot be one,
    * PreflightError when the directory is not ours, not private or cannot be made.
    */
-  static claim(name: string, base: string = runtimeBase()): RuntimeDir {
+  static async claim(name: string, base: string = runtimeBase()): Promise<RuntimeDir> {
     const path = `${base}/${checkName(name)}`;
     if (new TextEncoder().encode(socketPathIn(path)).length > MAX_SOCKET_PATH_BYTES) {
       throw new UsageError(`Cannot make a socket in ${path} as its path is too long: choose a shorter name`);
     }
     makePrivate(base);
-    // An owner that leaves removes the directory; each turn of this loop met one leaving.
-    for (let turn = 0; turn < 10; turn++) {
+    for (let turn = 1; turn <= CLAIM_TURNS; turn++) {
       makePrivate(path);
-      const file = openOwnerFile(path);
-      if (!file) continue;
-      if (!file.tryLockSync(true)) {
-        file.close();
-        throw inUse(name, path);
-      }
-      if (!isStillAt(file, `${path}/${OWNER_FILE}`)) {
-        file.close();
-        continue;
-      }
-      const stale = file.statSync().size > 0;
-      const cleared = clearLeftovers(path);
-      writeOwner(file);
-      return new RuntimeDir(name, path, file, stale || cleared);
+      const outcome = tryClaim(path);
+      if (outcome === "owned") break;
+      if (outcome !== "again") return new RuntimeDir(name, path, outcome.owner, outcome.clearedStale);
+      await new Promise((resolve) => setTimeout(resolve, CLAIM_PAUSE_MS));
     }
     throw inUse(name, path);
   }
@@ -205,13 +234,30 @@ export class RuntimeDir implements Disposable {
     this.#owner = null;
     if (!owner) return;
     try {
-      Deno.removeSync(this.path, { recursive: true });
+      clearLeftovers(this.path);
+      Deno.removeSync(`${this.path}/${OWNER_FILE}`);
+      removeIfEmpty(this.path);
     } catch (cause) {
       // Somebody cleaned up by hand; the name is free all the same.
-      if (!(cause instanceof Deno.errors.NotFound)) throw cause;
+      if (!isMissing(cause)) throw cause;
     } finally {
       owner.close();
     }
+  }
+}
+
+function removeIfEmpty(directory: string): void {
+  if ([...Deno.readDirSync(directory)].length === 0) Deno.removeSync(directory);
+}
+
+/** Removes the log that process `name` left when it ended in order, and with it the directory. */
+export function forgetLog(name: string, base: string = runtimeBase()): void {
+  const directory = `${base}/${checkName(name)}`;
+  try {
+    Deno.removeSync(logPathIn(directory));
+    removeIfEmpty(directory);
+  } catch (cause) {
+    if (!isMissing(cause)) throw cause;
   }
 }
 
@@ -223,25 +269,25 @@ export function logPathIn(directory: string): string {
   return `${directory}/${LOG_FILE}`;
 }
 
-export interface RunningProcess extends ProcessId {
+export interface RunningProcess {
   name: string;
+  /** null while it is still claiming its name. */
+  pid: number | null;
 }
 
 /** Living owners under `base`, by name. Directories of the dead are passed over. */
 export function listRunning(base: string = runtimeBase()): RunningProcess[] {
-  const running: RunningProcess[] = [];
-  for (const name of directoriesIn(base)) {
-    const owner = readOwner(`${base}/${name}`);
-    if (owner && isAlive(owner)) running.push({ name, ...owner });
-  }
-  return running.sort((a, b) => (a.name < b.name ? -1 : 1));
+  return directoriesIn(base)
+    .filter((name) => isOwned(`${base}/${name}`))
+    .sort()
+    .map((name) => ({ name, pid: ownerPid(`${base}/${name}`) }));
 }
 
 function directoriesIn(base: string): string[] {
   try {
     return [...Deno.readDirSync(base)].filter((entry) => entry.isDirectory && NAME.test(entry.name)).map((e) => e.name);
   } catch (cause) {
-    if (cause instanceof Deno.errors.NotFound) return [];
+    if (isMissing(cause)) return [];
     throw cause;
   }
 }

@@ -26,6 +26,8 @@ export interface ServerLimits {
   maxLineBytes?: number;
   /** Replies that wait for a slow reader before it is cut off. @default {4 * MAX_LINE_BYTES} */
   maxQueuedBytes?: number;
+  /** A closing server waits this long for handlers to heed their signal and callers to read. @default {1_000} */
+  closeGraceMs?: number;
 }
 
 const DEFAULT_LIMITS: Required<ServerLimits> = {
@@ -33,10 +35,8 @@ const DEFAULT_LIMITS: Required<ServerLimits> = {
   maxRequests: 16,
   maxLineBytes: MAX_LINE_BYTES,
   maxQueuedBytes: 4 * MAX_LINE_BYTES,
+  closeGraceMs: 1_000,
 };
-
-/** How long a closing server waits for handlers to heed their signal and for callers to read their last lines. */
-const CLOSE_GRACE_MS = 1_000;
 
 /** Serves `handlers` on a unix socket from creation to disposal. */
 export class ControlServer implements AsyncDisposable {
@@ -72,7 +72,7 @@ export class ControlServer implements AsyncDisposable {
     }
   }
 
-  /** Stops listening, aborts what is under way and waits for it, `CLOSE_GRACE_MS` at most; then cuts what is left. */
+  /** Stops listening, aborts what is under way and waits for it, `closeGraceMs` at most; then cuts what is left. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -82,7 +82,7 @@ export class ControlServer implements AsyncDisposable {
     const serving = Promise.all(this.#connections.values());
     for (const connection of connections) connection.close();
     const grace = Promise.withResolvers<void>();
-    const timeout = setTimeout(() => grace.resolve(), CLOSE_GRACE_MS);
+    const timeout = setTimeout(() => grace.resolve(), this.#limits.closeGraceMs);
     await Promise.race([serving, grace.promise]);
     clearTimeout(timeout);
     for (const connection of connections) connection.cut();

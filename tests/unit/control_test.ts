@@ -10,13 +10,20 @@ const NOTE: GygesEvent = { type: "note", level: "info", detail: "hello" };
 
 /** A process named "vm1" that serves `handlers`, and a place for it. */
 class Fixture implements AsyncDisposable {
-  readonly base = Deno.makeTempDirSync({ prefix: "gyges-control-" });
+  readonly base: string;
   readonly directory: RuntimeDir;
   readonly server: ControlServer;
 
-  constructor(handlers: Handlers, limits?: ServerLimits) {
-    this.directory = RuntimeDir.claim("vm1", this.base);
-    this.server = new ControlServer(this.directory.socketPath, handlers, limits);
+  private constructor(base: string, directory: RuntimeDir, server: ControlServer) {
+    this.base = base;
+    this.directory = directory;
+    this.server = server;
+  }
+
+  static async start(handlers: Handlers, limits?: ServerLimits): Promise<Fixture> {
+    const base = Deno.makeTempDirSync({ prefix: "gyges-control-" });
+    const directory = await RuntimeDir.claim("vm1", base);
+    return new Fixture(base, directory, new ControlServer(directory.socketPath, handlers, limits));
   }
 
   connect(): Promise<ControlClient> {
@@ -48,14 +55,14 @@ class Fixture implements AsyncDisposable {
 const echo: Handlers = new Map([["echo", (params) => Promise.resolve(params)]]);
 
 Deno.test("call() answers the handler's result, also for requests side by side", async () => {
-  await using fixture = new Fixture(echo);
+  await using fixture = await Fixture.start(echo);
   using client = await fixture.connect();
   const answers = await Promise.all([1, "zwei", { three: [3] }, null, undefined].map((p) => client.call("echo", p)));
   assert.deepEqual(answers, [1, "zwei", { three: [3] }, null, null]);
 });
 
 Deno.test("the socket is mode 0600 in a directory of mode 0700", async () => {
-  await using fixture = new Fixture(echo);
+  await using fixture = await Fixture.start(echo);
   const mode = (path: string) => (Deno.statSync(path).mode ?? 0) & 0o777;
   assert.equal(mode(fixture.directory.socketPath), 0o600);
   assert.equal(mode(fixture.directory.path), 0o700);
@@ -66,7 +73,7 @@ Deno.test("call() hands events to onEvent in order before the result", async () 
     for (let i = 0; i < 100; i++) emit({ ...NOTE, detail: String(i) });
     return Promise.resolve("end");
   }]]);
-  await using fixture = new Fixture(handlers);
+  await using fixture = await Fixture.start(handlers);
   using client = await fixture.connect();
   const seen: string[] = [];
   const onEvent = (event: GygesEvent) => void (event.type === "note" && seen.push(event.detail));
@@ -86,7 +93,7 @@ Deno.test("call() rejects with the error's own class, code and fields", async ()
     }),
   ];
   const handlers: Handlers = new Map([["fail", (params) => Promise.reject(errors[Number(params)])]]);
-  await using fixture = new Fixture(handlers);
+  await using fixture = await Fixture.start(handlers);
   using client = await fixture.connect();
   for (const [i, error] of errors.entries()) {
     await assert.rejects(client.call("fail", i), (thrown: unknown) => {
@@ -99,7 +106,7 @@ Deno.test("call() rejects with the error's own class, code and fields", async ()
 
 Deno.test("call() rejects with RemoteError and code 1 for an error that is none of ours", async () => {
   const handlers: Handlers = new Map([["fail", () => Promise.reject(new TypeError("bug"))]]);
-  await using fixture = new Fixture(handlers);
+  await using fixture = await Fixture.start(handlers);
   using client = await fixture.connect();
   await assert.rejects(client.call("fail"), (error: unknown) => {
     assert.ok(error instanceof RemoteError);
@@ -109,7 +116,7 @@ Deno.test("call() rejects with RemoteError and code 1 for an error that is none 
 });
 
 Deno.test("call() refuses a method that is not offered", async () => {
-  await using fixture = new Fixture(echo);
+  await using fixture = await Fixture.start(echo);
   using client = await fixture.connect();
   await assert.rejects(client.call("nonsense"), { name: "UsageError", message: /"nonsense"/ });
 });
@@ -121,7 +128,7 @@ Deno.test("closing the connection aborts the handler's signal", async () => {
     emit(NOTE);
     return aborted.promise;
   }]]);
-  await using fixture = new Fixture(handlers);
+  await using fixture = await Fixture.start(handlers);
   using client = await fixture.connect();
   const stop = new AbortController();
   const call = client.call("wait", {}, { signal: stop.signal, onEvent: () => stop.abort(new Error("enough")) });
@@ -134,13 +141,13 @@ Deno.test("call() gives up at its deadline", async () => {
     "wait",
     (_params, { signal }) => new Promise((resolve) => signal.addEventListener("abort", resolve)),
   ]]);
-  await using fixture = new Fixture(handlers);
+  await using fixture = await Fixture.start(handlers);
   using client = await fixture.connect();
   await assert.rejects(client.call("wait", {}, { timeoutMs: 20 }), { name: "ControlError", failure: "silent" });
 });
 
 Deno.test("garbage gets an error line and the connection lives on", async () => {
-  await using fixture = new Fixture(echo);
+  await using fixture = await Fixture.start(echo);
   const request = JSON.stringify({ id: 7, method: "echo", params: "still here" });
   const garbage = ["not json", "[]", '{"id":-1,"method":"echo"}', '{"id":1}', "\u0000\xff", '"text"'];
   const replies = await fixture.raw(`${garbage.join("\n")}\n${request}\n`, garbage.length + 1);
@@ -153,7 +160,7 @@ Deno.test("garbage gets an error line and the connection lives on", async () => 
 });
 
 Deno.test("a line above the bound is told and ends that connection only", async () => {
-  await using fixture = new Fixture(echo, { maxLineBytes: 1024 });
+  await using fixture = await Fixture.start(echo, { maxLineBytes: 1024 });
   const replies = await fixture.raw("x".repeat(2000), 2);
   assert.equal(replies.length, 1);
   assert.match(replies[0] ?? "", /more than 1024 bytes/);
@@ -166,7 +173,7 @@ Deno.test("connections and requests are bounded, with words", async () => {
     "wait",
     (_params, { signal }) => new Promise((resolve) => signal.addEventListener("abort", resolve)),
   ]]);
-  await using fixture = new Fixture(handlers, { maxConnections: 1, maxRequests: 2 });
+  await using fixture = await Fixture.start(handlers, { maxConnections: 1, maxRequests: 2 });
   using client = await fixture.connect();
   const waiting = [client.call("wait"), client.call("wait")].map((call) => call.catch(() => "closed"));
   await assert.rejects(client.call("echo"), /2 are under way/);
@@ -184,7 +191,7 @@ Deno.test("a caller that does not read is cut off", async () => {
     for (let i = 0; i < 1000; i++) emit(event);
     return done.promise;
   }]]);
-  await using fixture = new Fixture(handlers, { maxQueuedBytes: 1 << 20 });
+  await using fixture = await Fixture.start(handlers, { maxQueuedBytes: 1 << 20 });
   using socket = await Deno.connect({ transport: "unix", path: fixture.directory.socketPath });
   await socket.write(new TextEncoder().encode('{"id":1,"method":"flood"}\n'));
   await done.promise;
@@ -195,7 +202,7 @@ Deno.test("a call fails as lost when the server goes", async () => {
     "wait",
     (_params, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
   ]]);
-  const fixture = new Fixture(handlers);
+  const fixture = await Fixture.start(handlers);
   using client = await fixture.connect();
   const call = client.call("wait");
   const failed = assert.rejects(call);
@@ -207,7 +214,7 @@ Deno.test("a call fails as lost when the server goes", async () => {
 
 Deno.test("closing the server does not wait for a handler that ignores its signal", async () => {
   const never = Promise.withResolvers<void>();
-  const fixture = new Fixture(new Map([["hang", () => never.promise]]));
+  const fixture = await Fixture.start(new Map([["hang", () => never.promise]]), { closeGraceMs: 20 });
   using client = await fixture.connect();
   const failed = assert.rejects(client.call("hang"), { name: "ControlError", failure: "lost" });
   await new Promise((resolve) => setTimeout(resolve, 10));
@@ -222,11 +229,11 @@ Deno.test("connect() tells absent, stale and silent apart", async () => {
     await assert.rejects(ControlClient.connect("nobody", { base }), failure("absent", EXIT.usage));
     await assert.rejects(ControlClient.connect("../up", { base }), { name: "UsageError" });
     {
-      using _claimed = RuntimeDir.claim("mute", base);
+      using _claimed = await RuntimeDir.claim("mute", base);
       await assert.rejects(ControlClient.connect("mute", { base }), failure("silent", EXIT.internal));
     }
     Deno.mkdirSync(`${base}/dead`, { mode: 0o700 });
-    Deno.writeTextFileSync(`${base}/dead/owner`, '{"pid":1,"startTicks":999999999999}\n');
+    Deno.writeTextFileSync(`${base}/dead/owner`, '{"pid":1}\n');
     await assert.rejects(ControlClient.connect("dead", { base }), failure("stale", EXIT.usage));
   } finally {
     Deno.removeSync(base, { recursive: true });

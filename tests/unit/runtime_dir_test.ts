@@ -1,13 +1,12 @@
 import assert from "node:assert/strict";
-import { checkName, listRunning, readOwner, RuntimeDir } from "../../lib/control/runtime_dir.ts";
-import { isAlive, startTicksOf, thisProcess } from "../../lib/control/process_id.ts";
+import { checkName, forgetLog, isOwned, listRunning, ownerPid, RuntimeDir } from "../../lib/control/runtime_dir.ts";
 import { PreflightError, UsageError } from "../../lib/errors.ts";
 
-function withBase(run: (base: string) => void): () => void {
-  return () => {
+function withBase(run: (base: string) => Promise<void>): () => Promise<void> {
+  return async () => {
     const base = Deno.makeTempDirSync({ prefix: "gyges-runtime-" });
     try {
-      run(base);
+      await run(base);
     } finally {
       Deno.removeSync(base, { recursive: true });
     }
@@ -23,11 +22,12 @@ Deno.test("checkName() takes 1 to 64 of a-z 0-9 . _ - and nothing that could be 
 
 Deno.test(
   "claim() makes a private directory and gives it back",
-  withBase((base) => {
+  withBase(async (base) => {
     {
-      using claimed = RuntimeDir.claim("vm1", base);
+      using claimed = await RuntimeDir.claim("vm1", base);
       assert.equal((Deno.statSync(claimed.path).mode ?? 0) & 0o777, 0o700);
-      assert.deepEqual(readOwner(claimed.path), thisProcess());
+      assert.equal(ownerPid(claimed.path), Deno.pid);
+      assert.ok(isOwned(claimed.path));
       assert.equal(claimed.clearedStale, false);
       assert.deepEqual(listRunning(base).map(({ name, pid }) => [name, pid]), [["vm1", Deno.pid]]);
     }
@@ -38,64 +38,92 @@ Deno.test(
 
 Deno.test(
   "claim() names the pid that has the name, and the second of two claims loses",
-  withBase((base) => {
-    using _first = RuntimeDir.claim("vm1", base);
-    assert.throws(() => RuntimeDir.claim("vm1", base), (error: unknown) => {
+  withBase(async (base) => {
+    using _first = await RuntimeDir.claim("vm1", base);
+    await assert.rejects(() => RuntimeDir.claim("vm1", base), (error: unknown) => {
       assert.ok(error instanceof UsageError);
       assert.match(error.message, new RegExp(`process ${Deno.pid} has it`));
       return true;
     });
-    using _other = RuntimeDir.claim("vm2", base);
+    using _other = await RuntimeDir.claim("vm2", base);
   }),
 );
 
 Deno.test(
   "claim() clears what a dead process left, and keeps its log",
-  withBase((base) => {
+  withBase(async (base) => {
     const path = `${base}/vm1`;
     Deno.mkdirSync(path, { mode: 0o700 });
-    Deno.writeTextFileSync(`${path}/owner`, '{"pid":1,"startTicks":999999999999}\n');
+    Deno.writeTextFileSync(`${path}/owner`, '{"pid":1}\n');
     Deno.writeTextFileSync(`${path}/control.sock`, "");
     Deno.writeTextFileSync(`${path}/log`, "last words\n");
-    using claimed = RuntimeDir.claim("vm1", base);
+    using claimed = await RuntimeDir.claim("vm1", base);
     assert.equal(claimed.clearedStale, true);
     assert.deepEqual([...Deno.readDirSync(path)].map((entry) => entry.name).sort(), ["log", "owner"]);
-    assert.deepEqual(readOwner(path), thisProcess());
+    assert.equal(ownerPid(path), Deno.pid);
   }),
 );
 
 Deno.test(
   "claim() refuses a directory that others can enter, and what is no directory",
-  withBase((base) => {
+  withBase(async (base) => {
     Deno.mkdirSync(`${base}/open`);
     Deno.chmodSync(`${base}/open`, 0o755);
-    assert.throws(
+    await assert.rejects(
       () => RuntimeDir.claim("open", base),
       (error: unknown) => error instanceof PreflightError && error.remedy === `run: chmod 0700 ${base}/open`,
     );
     Deno.writeTextFileSync(`${base}/file`, "");
-    assert.throws(() => RuntimeDir.claim("file", base), PreflightError);
+    await assert.rejects(() => RuntimeDir.claim("file", base), PreflightError);
     Deno.mkdirSync(`${base}/elsewhere`, { mode: 0o700 });
     Deno.symlinkSync(`${base}/elsewhere`, `${base}/link`);
-    assert.throws(() => RuntimeDir.claim("link", base), PreflightError);
-    assert.throws(() => RuntimeDir.claim("vm1", `${base}/no/where`), PreflightError);
+    await assert.rejects(() => RuntimeDir.claim("link", base), PreflightError);
+    await assert.rejects(() => RuntimeDir.claim("vm1", `${base}/no/where`), PreflightError);
   }),
 );
 
 Deno.test({
   name: "claim() refuses a directory of another user",
   ignore: Deno.uid() !== 0,
-  fn: withBase((base) => {
+  fn: withBase(async (base) => {
     Deno.mkdirSync(`${base}/theirs`, { mode: 0o700 });
     Deno.chownSync(`${base}/theirs`, 65534, 65534);
-    assert.throws(() => RuntimeDir.claim("theirs", base), /belongs to user 65534/);
+    await assert.rejects(() => RuntimeDir.claim("theirs", base), /belongs to user 65534/);
   }),
 });
 
 Deno.test(
   "claim() refuses a path too long for a socket",
-  withBase((base) => {
-    assert.throws(() => RuntimeDir.claim("x".repeat(64), `${base}/${"y".repeat(40)}`), /too long/);
+  withBase(async (base) => {
+    await assert.rejects(() => RuntimeDir.claim("x".repeat(64), `${base}/${"y".repeat(40)}`), /too long/);
+  }),
+);
+
+Deno.test(
+  "claim() has one winner among many at once, also while others look and leave",
+  withBase(async (base) => {
+    for (let round = 0; round < 20; round++) {
+      const looking = setInterval(() => listRunning(base), 0);
+      const claims = await Promise.allSettled(Array.from({ length: 8 }, () => RuntimeDir.claim("vm1", base)));
+      clearInterval(looking);
+      const won = claims.filter((claim) => claim.status === "fulfilled");
+      assert.equal(won.length, 1);
+      for (const { value } of won) value[Symbol.dispose]();
+    }
+  }),
+);
+
+Deno.test(
+  "a log outlives its process until it is forgotten",
+  withBase(async (base) => {
+    {
+      using claimed = await RuntimeDir.claim("vm1", base);
+      Deno.writeTextFileSync(claimed.logPath, "last words\n");
+    }
+    assert.equal(Deno.readTextFileSync(`${base}/vm1/log`), "last words\n");
+    forgetLog("vm1", base);
+    forgetLog("vm1", base);
+    assert.deepEqual([...Deno.readDirSync(base)], []);
   }),
 );
 
@@ -109,18 +137,16 @@ Deno.test("a name is free again after its owner was killed", async () => {
     assert.equal(new TextDecoder().decode((await reader.read()).value), "held\n");
     Deno.writeTextFileSync(
       `${base}/vm1/owner`,
-      JSON.stringify({ pid: holder.pid, startTicks: startTicksOf(holder.pid) }),
+      JSON.stringify({ pid: holder.pid }),
     );
-    assert.throws(() => RuntimeDir.claim("vm1", base), new RegExp(`process ${holder.pid} has it`));
-    const owner = readOwner(`${base}/vm1`);
-    assert.ok(owner && isAlive(owner));
+    await assert.rejects(() => RuntimeDir.claim("vm1", base), new RegExp(`process ${holder.pid} has it`));
+    assert.deepEqual(listRunning(base), [{ name: "vm1", pid: holder.pid }]);
     holder.kill("SIGKILL");
     await holder.status;
     await reader.cancel();
     await holder.stdin.close();
-    assert.ok(!isAlive(owner));
     assert.deepEqual(listRunning(base), []);
-    using claimed = RuntimeDir.claim("vm1", base);
+    using claimed = await RuntimeDir.claim("vm1", base);
     assert.equal(claimed.clearedStale, true);
   } finally {
     Deno.removeSync(base, { recursive: true });
