@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,9 @@
 
 extern char **environ;
 
-void gy_say(const char *format, ...)
+static bool json;
+
+void gy_note(const char *format, ...)
 {
 	va_list args;
 
@@ -22,11 +25,52 @@ void gy_say(const char *format, ...)
 	fputc('\n', stderr);
 }
 
+/* A path may hold any byte but NUL; what is not plain ASCII becomes '?'. */
+static void print_json_string(const char *text)
+{
+	putchar('"');
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			printf("\\%c", *text);
+		else
+			putchar(*text >= ' ' && *text < 127 ? *text : '?');
+	}
+	putchar('"');
+}
+
+void gy_fail(const char *format, ...)
+{
+	char message[2 * PATH_MAX];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(message, sizeof(message), format, args);
+	va_end(args);
+	if (!json) {
+		gy_note("%s", message);
+		return;
+	}
+	/* The error event of lib/events.ts. */
+	printf("{\"type\":\"error\",\"code\":%d,\"name\":\"PreflightError\",\"message\":",
+	       GY_EXIT_HOST);
+	print_json_string(message);
+	printf(",\"guest_location\":\"unknown\",\"check\":\"unpack\"}\n");
+}
+
+static bool asks_for_json(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
+		if (!strcmp(argv[i], "--json"))
+			return true;
+	}
+	return false;
+}
+
 static void *must(void *pointer)
 {
 	if (!pointer) {
-		gy_say("out of memory");
-		exit(1);
+		gy_fail("out of memory");
+		exit(GY_EXIT_HOST);
 	}
 	return pointer;
 }
@@ -120,9 +164,10 @@ int main(int argc, char **argv)
 	size_t n = 0;
 	ssize_t length;
 
+	json = asks_for_json(argc, argv);
 	length = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	if (length < 0) {
-		gy_say("cannot find my own file: /proc/self/exe: %s; mount /proc",
+		gy_fail("cannot find my own file: /proc/self/exe: %s; mount /proc",
 		       strerror(errno));
 		return GY_EXIT_HOST;
 	}
@@ -148,6 +193,6 @@ int main(int argc, char **argv)
 
 	set_environment(self, lib, cache);
 	execv(deno, (char *const *)args);
-	gy_say("cannot execute %s: %s", deno, strerror(errno));
+	gy_fail("cannot execute %s: %s", deno, strerror(errno));
 	return GY_EXIT_HOST;
 }

@@ -55,6 +55,9 @@ extern const char *const gy_permissions[]; /* ends with NULL */
 int gy_store_open(char *root);
 
 /* One line to stderr, "gyges: " in front. */
-void gy_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void gy_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* The reason of exit code 3: as gy_note(), or an object on stdout for --json. */
+void gy_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -305,16 +305,16 @@ static uint64_t bytes_needed(void)
 static enum verdict unpack_failed(const char *path, int err)
 {
 	if (err == -EROFS || err == -EACCES || err == -EPERM) {
-		gy_say("cannot unpack into %s: %s", path, strerror(-err));
+		gy_note("cannot unpack into %s: %s", path, strerror(-err));
 		return UNSUITED;
 	}
 	if (err == -EBADMSG)
-		gy_say("this gyges file is damaged (checksum); copy it again");
+		gy_fail("this gyges file is damaged (checksum); copy it again");
 	else if (err == -ENOSPC || err == -EDQUOT)
-		gy_say("no room in %s: unpacking needs %llu bytes there; free some, or %s with more room",
+		gy_fail("no room in %s: unpacking needs %llu bytes there; free some, or %s with more room",
 		       path, (unsigned long long)bytes_needed(), REMEDY);
 	else
-		gy_say("cannot unpack into %s (%llu bytes needed): %s", path,
+		gy_fail("cannot unpack into %s (%llu bytes needed): %s", path,
 		       (unsigned long long)bytes_needed(), strerror(-err));
 	return REFUSED;
 }
@@ -404,16 +404,16 @@ static enum verdict root_check(int fd, const char *path)
 	struct stat st;
 
 	if (fstat(fd, &st) < 0 || fstatvfs(fd, &fs) < 0) {
-		gy_say("cannot look at %s: %s", path, strerror(errno));
+		gy_fail("cannot look at %s: %s", path, strerror(errno));
 		return REFUSED;
 	}
 	if (st.st_uid != geteuid()) {
-		gy_say("refused: %s belongs to uid %u, not to uid %u; remove it, or %s",
+		gy_fail("refused: %s belongs to uid %u, not to uid %u; remove it, or %s",
 		       path, st.st_uid, geteuid(), REMEDY);
 		return REFUSED;
 	}
 	if ((st.st_mode & 0777) != 0700) {
-		gy_say("refused: %s has mode %04o, so others may have changed it; remove it (it is made again, 0700), or %s",
+		gy_fail("refused: %s has mode %04o, so others may have changed it; remove it (it is made again, 0700), or %s",
 		       path, st.st_mode & 07777, REMEDY);
 		return REFUSED;
 	}
@@ -433,10 +433,10 @@ static enum verdict root_use(const char *path)
 	fd = open(path, DIR_FLAGS);
 	if (fd < 0) {
 		if (errno == ELOOP || errno == ENOTDIR)
-			gy_say("refused: %s is not a directory but a link or a file; remove it, or %s",
+			gy_fail("refused: %s is not a directory but a link or a file; remove it, or %s",
 			       path, REMEDY);
 		else
-			gy_say("refused: %s cannot be opened: %s; remove it, or %s",
+			gy_fail("refused: %s cannot be opened: %s; remove it, or %s",
 			       path, strerror(errno), REMEDY);
 		return REFUSED;
 	}
@@ -463,7 +463,7 @@ int gy_store_open(char *root)
 		snprintf(root, PATH_MAX, "/var/tmp/gyges-%u", geteuid());
 		verdict = root_use(root);
 		if (verdict == UNSUITED)
-			gy_say("no directory to unpack into: neither the cache directory nor %s can be used (writable? mounted noexec?); %s",
+			gy_fail("no directory to unpack into: neither the cache directory nor %s can be used (writable? mounted noexec?); %s",
 			       root, REMEDY);
 	}
 	return verdict == USED ? 0 : -1;
