@@ -1,0 +1,187 @@
+/**
+ * The suite driver: runs the parts in order and ends with one line, `N passed, N failed, N skipped`.
+ *
+ *     deno run -A tests/run.ts [PART...]
+ *
+ * A test that cannot run here is skipped, never passed, and says why: it prints a line `skip: NAME: REASON`. Those
+ * lines are repeated before the closing line. Exit code 1 if anything failed, a runner crashed or hung, or a part that
+ * has test files ran no test.
+ */
+import { fileURLToPath } from "node:url";
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+interface Part {
+  name: string;
+  /** Holds the test files, from the root of the tree. */
+  folder: string;
+  files: RegExp;
+  command: (report: string) => string[];
+  count: (stdout: string, report: string) => Counts | null;
+  timeoutSeconds: number;
+}
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+function denoPart(name: string, timeoutSeconds: number): Part {
+  const folder = `tests/${name}`;
+  return {
+    name,
+    folder,
+    files: /_test\.ts$/,
+    command: (report) => [Deno.execPath(), "test", "--quiet", "-A", `--junit-path=${report}`, folder],
+    count: (_stdout, report) => countJunit(report),
+    timeoutSeconds,
+  };
+}
+
+const PARTS: Part[] = [
+  denoPart("unit", 300),
+  {
+    name: "shim",
+    folder: "tests/shim",
+    files: /_test\.c$/,
+    command: () => ["make", "--no-print-directory", "-C", "c-shim", "check"],
+    count: (stdout) => countClosingLine(stdout),
+    timeoutSeconds: 900,
+  },
+  denoPart("cli", 600),
+  denoPart("kvm", 1200),
+];
+
+/** Counts the cases of a JUnit file; text inside it is escaped, so a tag is a tag. Null if there is no such file. */
+function countJunit(path: string): Counts | null {
+  let xml: string;
+  try {
+    xml = Deno.readTextFileSync(path);
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotFound) return null;
+    throw cause;
+  }
+  const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
+  for (const [testcase] of xml.matchAll(/<testcase\b[^>]*?(?:\/>|>[^]*?<\/testcase>)/g)) {
+    if (/<(failure|error)\b/.test(testcase)) counts.failed++;
+    else if (testcase.includes("<skipped")) counts.skipped++;
+    else counts.passed++;
+  }
+  return counts;
+}
+
+/** Reads a part's own closing line. Null if it did not get there. */
+function countClosingLine(stdout: string): Counts | null {
+  const match = /^(\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(stdout);
+  return match && { passed: Number(match[1]), failed: Number(match[2]), skipped: Number(match[3]) };
+}
+
+function hasTests(folder: string, files: RegExp): boolean {
+  try {
+    return [...Deno.readDirSync(folder)].some((entry) => entry.isDirectory || files.test(entry.name));
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotFound) return false;
+    throw cause;
+  }
+}
+
+/** Copies `stream` to our own as it comes and returns it as text. */
+async function tee(stream: ReadableStream<Uint8Array>, write: (chunk: Uint8Array) => unknown): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of stream) {
+    write(chunk);
+    text += decoder.decode(chunk, { stream: true });
+  }
+  return text;
+}
+
+function killGroup(pid: number): void {
+  try {
+    Deno.kill(-pid, "SIGKILL");
+  } catch (cause) {
+    if (!(cause instanceof Deno.errors.NotFound) && !isNoSuchProcess(cause)) throw cause;
+  }
+}
+
+function isNoSuchProcess(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "ESRCH";
+}
+
+/** Runs one part; its counts, with a failure added for what no test could report. */
+async function runPart(part: Part, report: string): Promise<{ counts: Counts; stdout: string }> {
+  console.log(`== ${part.name}`);
+  const [program, ...args] = part.command(report);
+  if (program === undefined) throw new Error(`Part ${part.name} has no command`);
+  // timeout(1) puts the part in a process group of its own, so that nothing of it is left behind.
+  const child = new Deno.Command("timeout", {
+    args: ["--kill-after=5", `${part.timeoutSeconds}`, program, ...args],
+    cwd: ROOT,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+    env: Deno.stdout.isTerminal() ? {} : { NO_COLOR: "1" },
+  }).spawn();
+  // The group is not the terminal's, so Ctrl-C has to be handed on.
+  const interrupt = () => {
+    killGroup(child.pid);
+    Deno.exit(130);
+  };
+  Deno.addSignalListener("SIGINT", interrupt);
+  Deno.addSignalListener("SIGTERM", interrupt);
+  const output = tee(child.stdout, (chunk) => Deno.stdout.writeSync(chunk));
+  const errors = tee(child.stderr, (chunk) => Deno.stderr.writeSync(chunk));
+  const { code } = await child.status;
+  killGroup(child.pid);
+  const [stdout] = await Promise.all([output, errors]);
+  Deno.removeSignalListener("SIGINT", interrupt);
+  Deno.removeSignalListener("SIGTERM", interrupt);
+
+  const found = part.count(stdout, report);
+  const counts = found ?? { passed: 0, failed: 0, skipped: 0 };
+  const complain = (text: string) => {
+    console.log(`${part.name}: FAILED: ${text}`);
+    counts.failed++;
+  };
+  if (code === 124 || code === 137) complain(`not done after ${part.timeoutSeconds} s`);
+  else if (code !== 0 && counts.failed === 0) complain(`the runner ended with exit code ${code}`);
+  else if (counts.passed + counts.failed + counts.skipped === 0) complain("there are test files, but no test ran");
+  return { counts, stdout };
+}
+
+async function main(names: string[]): Promise<number> {
+  const unknown = names.filter((name) => !PARTS.some((part) => part.name === name));
+  if (unknown.length > 0) {
+    console.error(`No such part: ${unknown.join(", ")}. Parts: ${PARTS.map((part) => part.name).join(", ")}`);
+    return 2;
+  }
+  Deno.chdir(ROOT);
+  const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+  const skips: string[] = [];
+  const reports = Deno.makeTempDirSync({ prefix: "gyges-test-" });
+  try {
+    for (const part of PARTS) {
+      if (names.length > 0 && !names.includes(part.name)) continue;
+      if (!hasTests(part.folder, part.files)) continue;
+      const { counts, stdout } = await runPart(part, `${reports}/${part.name}.xml`);
+      total.passed += counts.passed;
+      total.failed += counts.failed;
+      total.skipped += counts.skipped;
+      skips.push(...(stdout.match(/^skip: .*$/gm) ?? []));
+      console.log(`== ${part.name}: ${closingLine(counts)}\n`);
+    }
+  } finally {
+    Deno.removeSync(reports, { recursive: true });
+  }
+  for (const skip of new Set(skips)) console.log(skip);
+  if (total.skipped > 0 && skips.length === 0) console.log("skip: tests were skipped that do not say why");
+  console.log(closingLine(total));
+  return total.failed > 0 || total.passed + total.skipped === 0 ? 1 : 0;
+}
+
+function closingLine({ passed, failed, skipped }: Counts): string {
+  return `${passed} passed, ${failed} failed, ${skipped} skipped`;
+}
+
+Deno.exit(await main(Deno.args));
