@@ -133,7 +133,7 @@ build() (
 	install_packages
 	install_deno
 	mkdir -p dist
-	make --silent -C c-shim
+	make --silent --jobs="$(nproc)" -C c-shim
 	bundle
 	build_launcher
 	compile
