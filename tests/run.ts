@@ -7,6 +7,7 @@
  * lines are repeated before the closing line. Exit code 1 if anything failed, a runner crashed or hung, or a part that
  * has test files ran no test.
  */
+import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 interface Counts {
@@ -25,6 +26,7 @@ interface Part {
   timeoutSeconds: number;
 }
 
+const DRAIN_MS = 3000;
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 function denoPart(name: string, timeoutSeconds: number): Part {
@@ -39,13 +41,15 @@ function denoPart(name: string, timeoutSeconds: number): Part {
   };
 }
 
+let interrupted = false;
+
 const PARTS: Part[] = [
   denoPart("unit", 300),
   {
     name: "shim",
     folder: "tests/shim",
     files: /_test\.c$/,
-    command: () => ["make", "--no-print-directory", "-C", "c-shim", "check"],
+    command: () => ["make", "--no-print-directory", `--jobs=${navigator.hardwareConcurrency}`, "-C", "c-shim", "check"],
     count: (stdout) => countClosingLine(stdout),
     timeoutSeconds: 900,
   },
@@ -86,15 +90,13 @@ function hasTests(folder: string, files: RegExp): boolean {
   }
 }
 
-/** Copies `stream` to our own as it comes and returns it as text. */
-async function tee(stream: ReadableStream<Uint8Array>, write: (chunk: Uint8Array) => unknown): Promise<string> {
+/** Copies `stream` to our own as it comes, and keeps it in `into`. */
+async function tee(stream: ReadableStream<Uint8Array>, write: (chunk: Uint8Array) => unknown, into: string[]) {
   const decoder = new TextDecoder();
-  let text = "";
   for await (const chunk of stream) {
     write(chunk);
-    text += decoder.decode(chunk, { stream: true });
+    into.push(decoder.decode(chunk, { stream: true }));
   }
-  return text;
 }
 
 function killGroup(pid: number): void {
@@ -125,26 +127,34 @@ async function runPart(part: Part, report: string): Promise<{ counts: Counts; st
   }).spawn();
   // The group is not the terminal's, so Ctrl-C has to be handed on.
   const interrupt = () => {
+    interrupted = true;
     killGroup(child.pid);
-    Deno.exit(130);
   };
   Deno.addSignalListener("SIGINT", interrupt);
   Deno.addSignalListener("SIGTERM", interrupt);
-  const output = tee(child.stdout, (chunk) => Deno.stdout.writeSync(chunk));
-  const errors = tee(child.stderr, (chunk) => Deno.stderr.writeSync(chunk));
+  const start = performance.now();
+  const lines: string[] = [];
+  const output = Promise.all([
+    tee(child.stdout, (chunk) => Deno.stdout.writeSync(chunk), lines),
+    tee(child.stderr, (chunk) => Deno.stderr.writeSync(chunk), []),
+  ]);
   const { code } = await child.status;
+  const seconds = (performance.now() - start) / 1000;
   killGroup(child.pid);
-  const [stdout] = await Promise.all([output, errors]);
+  // A process that left the group may hold the pipes open for ever.
+  const drained = await Promise.race([output.then(() => true), delay(DRAIN_MS, false, { ref: false })]);
   Deno.removeSignalListener("SIGINT", interrupt);
   Deno.removeSignalListener("SIGTERM", interrupt);
 
+  const stdout = lines.join("");
   const found = part.count(stdout, report);
   const counts = found ?? { passed: 0, failed: 0, skipped: 0 };
   const complain = (text: string) => {
-    console.log(`${part.name}: FAILED: ${text}`);
+    console.log(`${stdout === "" || stdout.endsWith("\n") ? "" : "\n"}${part.name}: FAILED: ${text}`);
     counts.failed++;
   };
-  if (code === 124 || code === 137) complain(`not done after ${part.timeoutSeconds} s`);
+  if (!drained) complain("a process that it started outlives it and holds its output");
+  if (seconds >= part.timeoutSeconds) complain(`not done after ${part.timeoutSeconds} s`);
   else if (code !== 0 && counts.failed === 0) complain(`the runner ended with exit code ${code}`);
   else if (counts.passed + counts.failed + counts.skipped === 0) complain("there are test files, but no test ran");
   return { counts, stdout };
@@ -163,7 +173,7 @@ async function main(names: string[]): Promise<number> {
   try {
     for (const part of PARTS) {
       if (names.length > 0 && !names.includes(part.name)) continue;
-      if (!hasTests(part.folder, part.files)) continue;
+      if (!hasTests(part.folder, part.files) || interrupted) continue;
       const { counts, stdout } = await runPart(part, `${reports}/${part.name}.xml`);
       total.passed += counts.passed;
       total.failed += counts.failed;
@@ -177,6 +187,7 @@ async function main(names: string[]): Promise<number> {
   for (const skip of new Set(skips)) console.log(skip);
   if (total.skipped > 0 && skips.length === 0) console.log("skip: tests were skipped that do not say why");
   console.log(closingLine(total));
+  if (interrupted) return 130;
   return total.failed > 0 || total.passed + total.skipped === 0 ? 1 : 0;
 }
 
