@@ -9,6 +9,7 @@
 
 #include "guest/guest_abi.h"
 #include "kvm.h"
+#include "kvm_state.h"
 
 /* Below 4 GiB and clear of RAM; KVM wants it before the first vCPU. */
 #define TSS_GPA 0xfffbd000ul
@@ -107,16 +108,16 @@ static int make_machine(struct gy_vm *vm, const struct gy_err *err)
 
 static int read_cpuid(struct gy_vm *vm, const struct gy_err *err)
 {
-	vm->cpuid = calloc(1, sizeof(*vm->cpuid));
-	if (!vm->cpuid)
-		return -ENOMEM;
-	vm->cpuid->head.nent = GY_KVM_CPUID_ENTRIES;
-	if (ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, vm->cpuid)) {
-		int ret = -errno;
+	int ret;
 
-		return gy_err_set(err, ret, "Cannot read the CPU features of KVM: %s", strerror(-ret));
-	}
-	return 0;
+	vm->host_cpuid = calloc(1, sizeof(*vm->host_cpuid));
+	vm->cpuid = calloc(1, sizeof(*vm->cpuid));
+	if (!vm->host_cpuid || !vm->cpuid)
+		return gy_err_set(err, -ENOMEM, "Cannot make a VM: out of memory");
+	ret = gy_cpuid_read(vm->kvm_fd, vm->host_cpuid, err);
+	if (!ret)
+		*vm->cpuid = *vm->host_cpuid;
+	return ret;
 }
 
 static int make_vcpu(struct gy_vm *vm, uint32_t index, const struct gy_err *err)
@@ -186,7 +187,7 @@ static int read_reset_msrs(struct gy_vm *vm, const struct gy_err *err)
 
 	vm->msrs = calloc(1, sizeof(*vm->msrs));
 	if (!vm->msrs)
-		return -ENOMEM;
+		return gy_err_set(err, -ENOMEM, "Cannot make a VM: out of memory");
 	if (ioctl(vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &list)) {
 		int ret = -errno;
 
@@ -250,6 +251,7 @@ int gy_vm_create(struct gy_ram *ram, const struct gy_vm_config *config, struct g
 		gy_vm_destroy(vm);
 		return ret;
 	}
+	gy_blob_warm_up();
 	*out = vm;
 	return 0;
 }
@@ -278,6 +280,7 @@ void gy_vm_destroy(struct gy_vm *vm)
 	free(vm->dirty_scratch);
 	free(vm->msrs);
 	free(vm->cpuid);
+	free(vm->host_cpuid);
 	free(vm);
 }
 

@@ -54,6 +54,7 @@ struct gy_vm {
 	size_t run_bytes;
 	uint32_t xsave_bytes;
 	uint32_t tsc_khz;		/* of the guest: a restored one brings its own */
+	struct gy_kvm_cpuid *host_cpuid; /* what this KVM offers */
 	struct gy_kvm_cpuid *cpuid;	/* what the vCPUs were given */
 	struct gy_kvm_msrs *msrs;	/* the readable ones, with the values of a new vCPU */
 	bool loaded;			/* booted or restored: may run */
@@ -85,16 +86,6 @@ void gy_vcpus_end(struct gy_vm *vm);
 bool gy_vm_running(struct gy_vm *vm);
 /* A new life for the vCPUs: no failure, no events; @booted_vcpus have filled their pages. */
 void gy_vm_renew(struct gy_vm *vm, uint32_t booted_vcpus);
-
-/* kvm_vcpu_state.c, sections of the state blob */
-struct gy_blob_writer;
-struct gy_blob;
-int gy_vcpu_save(struct gy_vcpu *vcpu, struct gy_blob_writer *writer, const struct gy_err *err);
-int gy_vcpu_restore(struct gy_vcpu *vcpu, const struct gy_blob *blob, int64_t elapsed_ns, const struct gy_err *err);
-uint64_t gy_vcpu_state_bytes(const struct gy_vm *vm);
-
-/* kvm_cpuid.c */
-int gy_cpuid_check(const struct gy_kvm_cpuid *saved, const struct gy_kvm_cpuid *here, const struct gy_err *err);
 
 /* guest_layout.c; fills in the default working set. */
 int gy_guest_layout_make(const struct gy_ram *ram, struct gy_vm_config *config, struct gy_guest_layout *layout,
