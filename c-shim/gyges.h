@@ -169,4 +169,136 @@ GY_EXPORT int gy_vm_dirty_stop(struct gy_vm *vm);
  */
 GY_EXPORT int64_t gy_vm_dirty_collect(struct gy_vm *vm, uint64_t *bitmap, uint64_t words);
 
+/* ---- channels: TCP, secured by the ticket's key ------------------------------------------------ */
+
+struct gy_listener;
+struct gy_channel;
+
+#define GY_KEY_BYTES 32u
+#define GY_CHANNEL_SERVER 1u	/* flags: this end accepted the connection */
+#define GY_CHANNEL_TLS 2u	/* flags: TLS 1.3; without it the key authenticates but does not encrypt */
+
+/* @host: name or numeric address; @port 0: any. Errors: EADDRINUSE, EADDRNOTAVAIL, ENOENT (no such host). */
+GY_EXPORT int gy_listener_create(const char *host, uint32_t port, struct gy_listener **out);
+GY_EXPORT int gy_listener_port(const struct gy_listener *listener);
+/* Takes one connection, not yet secured. */
+GY_EXPORT int gy_listener_accept(struct gy_listener *listener, uint32_t timeout_ms, struct gy_channel **out);
+GY_EXPORT void gy_listener_destroy(struct gy_listener *listener);
+
+GY_EXPORT int gy_channel_connect(const char *host, uint32_t port, uint32_t timeout_ms, struct gy_channel **out);
+/*
+ * Proves to each end that the other holds @key (32 bytes) and, with GY_CHANNEL_TLS, encrypts from here on.
+ * -EACCES: the peer does not hold the key. -EPROTO: it does not speak this protocol, or one end wants TLS and
+ * the other does not (@err says which). -ETIMEDOUT, -ECONNABORTED.
+ */
+GY_EXPORT int gy_channel_secure(struct gy_channel *channel, const uint8_t *key, uint32_t flags,
+				uint32_t timeout_ms, char *err, uint32_t err_bytes);
+/*
+ * Frames: u32 text bytes, u32 payload bytes, text (JSON), payload. Send and receive may be called from two
+ * threads at once. -ETIMEDOUT leaves a half-received frame to be continued by the next call; a half-sent frame
+ * closes the channel (-ECONNABORTED). -EMSGSIZE: the frame is larger than @cap, nothing was consumed beyond its
+ * header and the channel is closed. -ECONNABORTED: the peer closed, or the link failed.
+ */
+GY_EXPORT int64_t gy_channel_recv_frame(struct gy_channel *channel, uint8_t *buf, uint64_t cap,
+					uint32_t timeout_ms);
+GY_EXPORT int gy_channel_send_frame(struct gy_channel *channel, const uint8_t *text, uint32_t text_bytes,
+				    const uint8_t *payload, uint32_t payload_bytes, uint32_t timeout_ms);
+/* Any thread, at any time: wakes whoever waits on the channel with -ECONNABORTED. */
+GY_EXPORT void gy_channel_shutdown(struct gy_channel *channel);
+GY_EXPORT void gy_channel_destroy(struct gy_channel *channel);
+
+/* ---- page sets on the wire --------------------------------------------------------------------- */
+
+/* Encodes a bitmap as runs or as it is, whichever is shorter. Returns bytes written; -ENOSPC. */
+GY_EXPORT int64_t gy_set_encode(const uint64_t *bitmap, uint64_t pages, uint8_t *out, uint64_t cap);
+/* Upper bound of gy_set_encode() over @pages pages. */
+GY_EXPORT uint64_t gy_set_bound(uint64_t pages);
+/* ORs an encoded set into @bitmap. Returns pages in the set; -EBADMSG if malformed or beyond @pages. */
+GY_EXPORT int64_t gy_set_decode(const uint8_t *in, uint64_t len, uint64_t *bitmap, uint64_t pages);
+GY_EXPORT int64_t gy_set_count(const uint64_t *bitmap, uint64_t pages);
+
+/* ---- source: serves pages ---------------------------------------------------------------------- */
+
+struct gy_source;
+
+enum gy_role { GY_ROLE_DEMAND = 1, GY_ROLE_PREFETCH = 2 };
+#define GY_EVENT_ROUND_DONE 1u
+#define GY_EVENT_COMPLETE 2u
+#define GY_EVENT_LINK_LOST 4u
+#define GY_EVENT_FAILED 8u
+
+/* @rate: bytes per second over all page connections, 0 without limit. */
+GY_EXPORT int gy_source_create(struct gy_ram *ram, uint64_t rate, struct gy_source **out);
+/* Joins every thread; closes every channel it was given. */
+GY_EXPORT void gy_source_destroy(struct gy_source *source);
+/* Serves @channel from now on and owns it, also on failure. */
+GY_EXPORT int gy_source_add(struct gy_source *source, struct gy_channel *channel, uint32_t role);
+/* Closes all channels and joins their threads; the source can be given new ones. */
+GY_EXPORT void gy_source_drop_channels(struct gy_source *source);
+/*
+ * Present pages (allocated in the RAM file) into @bitmap. Called first while the guest runs; called again with
+ * the guest stopped it looks only into the holes it saw, which is what makes it quick. Returns their number.
+ */
+GY_EXPORT int64_t gy_source_scan_present(struct gy_source *source, uint64_t *bitmap, uint64_t words);
+GY_EXPORT struct gy_page_stats *gy_source_stats(struct gy_source *source);
+/* Events since the last call, as a mask; -ETIMEDOUT. Any thread. */
+GY_EXPORT int gy_source_wait(struct gy_source *source, uint32_t timeout_ms);
+
+/* ---- sink: the user pager's destination side ---------------------------------------------------- */
+
+struct gy_sink;
+
+struct gy_sink_config {
+	uint64_t precopy_window_bytes;	/* asked for and not yet received, over all prefetch connections */
+	uint64_t postcopy_window_bytes;
+	uint32_t prefetch;		/* 0: demand only */
+	uint32_t reserved;
+};
+
+/* Registers userfaultfd over the guest mapping. @err as in gy_vm_create(). EPERM: see `gyges doctor`. */
+GY_EXPORT int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *config, struct gy_sink **out,
+			     char *err, uint32_t err_bytes);
+/* Before gy_sink_arm(): forgets everything. After it, with pages missing: the guest must be gone. */
+GY_EXPORT void gy_sink_destroy(struct gy_sink *sink);
+/* Takes a page connection and owns it, also on failure. After a lost link: takes its place. */
+GY_EXPORT int gy_sink_add(struct gy_sink *sink, struct gy_channel *channel, uint32_t role);
+GY_EXPORT void gy_sink_drop_channels(struct gy_sink *sink);
+/*
+ * Pre-copy: these pages are (again) only at the source; pull them. One round at a time: -EBUSY. The round ends
+ * by itself after @deadline_ms, with what is left still wanted. -EBADMSG malformed set. Returns pages wanted.
+ */
+GY_EXPORT int64_t gy_sink_round(struct gy_sink *sink, const uint8_t *set, uint64_t len, uint32_t deadline_ms);
+GY_EXPORT int gy_sink_end_round(struct gy_sink *sink);
+/*
+ * Between rounds: these pages are only at the source, and every stale copy of a wanted page is dropped from the
+ * RAM file now. Called with the guest running it takes this work out of the downtime. Returns pages wanted.
+ */
+GY_EXPORT int64_t gy_sink_discard(struct gy_sink *sink, const uint8_t *set, uint64_t len);
+/*
+ * Post-copy begins: pages wanted are missing, pages received are vouched for, all others are known to be zero.
+ * Drops every page that is not vouched for, then answers faults. Returns missing pages.
+ */
+GY_EXPORT int64_t gy_sink_arm(struct gy_sink *sink);
+/* After the commit point: prefetch may begin. */
+GY_EXPORT int gy_sink_run(struct gy_sink *sink);
+/* After GY_EVENT_COMPLETE: the RAM file is ordinary memory again. -EBUSY while pages are missing. */
+GY_EXPORT int gy_sink_disarm(struct gy_sink *sink);
+GY_EXPORT struct gy_page_stats *gy_sink_stats(struct gy_sink *sink);
+GY_EXPORT int gy_sink_wait(struct gy_sink *sink, uint32_t timeout_ms);
+
+/* ---- faults made on purpose, for positive controls ---------------------------------------------- */
+
+enum gy_inject {
+	GY_INJECT_NONE = 0,
+	GY_INJECT_ZERO_PAGE = 1,	/* sink: the page is placed as zeros */
+	GY_INJECT_SWAP_PAGES = 2,	/* sink: the page and its successor change places */
+	GY_INJECT_STALE_PAGE = 3,	/* sink: a pre-copied page stays although it was dirtied since */
+	GY_INJECT_SKIP_DIRTY = 4	/* source: a dirty page is left out of the set */
+};
+
+/* Arms one fault at the first fitting page at or after @page. Process-wide; for tests only. */
+GY_EXPORT int gy_inject(uint32_t what, uint64_t page);
+/* Where a dirty set is final: leaves out a page if GY_INJECT_SKIP_DIRTY is armed. */
+GY_EXPORT int gy_inject_skip_dirty(uint64_t *bitmap, uint64_t pages);
+
 #endif
