@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+/* pacer.c - see pacer.h. */
+#include <errno.h>
+#include <time.h>
+
+#include "clock.h"
+#include "pacer.h"
+
+/*
+ * A sleeper wakes tens of microseconds late. Time lost that way is given back up to this much, so that the rate
+ * holds over time without letting an idle link save up a burst that a demand reply would have to wait behind.
+ */
+#define CREDIT_NS (2 * NS_PER_MS)
+
+int pacer_init(struct pacer *pacer, uint64_t rate)
+{
+	*pacer = (struct pacer){ .rate = rate };
+	if (pthread_mutex_init(&pacer->lock, NULL))
+		return -ENOMEM;
+	if (pthread_cond_init(&pacer->demand_gone, NULL)) {
+		pthread_mutex_destroy(&pacer->lock);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void pacer_destroy(struct pacer *pacer)
+{
+	pthread_cond_destroy(&pacer->demand_gone);
+	pthread_mutex_destroy(&pacer->lock);
+}
+
+static void set_stopped(struct pacer *pacer, bool stopped)
+{
+	pthread_mutex_lock(&pacer->lock);
+	pacer->stopped = stopped;
+	pthread_cond_broadcast(&pacer->demand_gone);
+	pthread_mutex_unlock(&pacer->lock);
+}
+
+void pacer_stop(struct pacer *pacer)
+{
+	set_stopped(pacer, true);
+}
+
+void pacer_restart(struct pacer *pacer)
+{
+	set_stopped(pacer, false);
+}
+
+static void sleep_until(struct pacer *pacer, uint64_t at_ns)
+{
+	struct timespec t = { .tv_sec = (time_t)(at_ns / NS_PER_S), .tv_nsec = (long)(at_ns % NS_PER_S) };
+
+	pthread_mutex_unlock(&pacer->lock);
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+	pthread_mutex_lock(&pacer->lock);
+}
+
+/* Several senders may sleep for the same moment; the first to wake takes the link and the others sleep again. */
+static void wait_for_link(struct pacer *pacer, bool demand)
+{
+	for (;;) {
+		while (!demand && pacer->demand_waiting && !pacer->stopped)
+			pthread_cond_wait(&pacer->demand_gone, &pacer->lock);
+		if (pacer->stopped || now_ns() >= pacer->busy_until_ns)
+			return;
+		sleep_until(pacer, pacer->busy_until_ns);
+	}
+}
+
+void pacer_enter(struct pacer *pacer, uint64_t bytes, bool demand)
+{
+	uint64_t now;
+
+	if (!pacer->rate)
+		return;
+	pthread_mutex_lock(&pacer->lock);
+	pacer->demand_waiting += demand;
+	wait_for_link(pacer, demand);
+	pacer->demand_waiting -= demand;
+	if (demand && !pacer->demand_waiting)
+		pthread_cond_broadcast(&pacer->demand_gone);
+	now = now_ns();
+	if (pacer->busy_until_ns + CREDIT_NS < now)
+		pacer->busy_until_ns = now - CREDIT_NS;
+	pacer->busy_until_ns += (uint64_t)((unsigned __int128)bytes * NS_PER_S / pacer->rate);
+	pthread_mutex_unlock(&pacer->lock);
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * page_source.c - serves pages of a RAM file to whoever holds a page connection.
+ *
+ * One thread a connection answers requests in order. Nothing here knows whether the guest runs: a page that changes
+ * while it is copied is dirty, and its reader will be told to drop it.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bitmap.h"
+#include "channel.h"
+#include "clock.h"
+#include "events.h"
+#include "inject.h"
+#include "pacer.h"
+#include "page_proto.h"
+#include "ram.h"
+#include "thread.h"
+
+#define MAX_SERVERS 17u		/* one demand connection and 16 for prefetch */
+#define MAX_HOLES 4096u		/* holes kept for the second look; pages of further ones count as present */
+#define REPLY_IDLE_MS 30000u	/* a destination that takes nothing for so long is gone */
+/*
+ * A cross-CPU wake-up costs ten times a hot read, so a thread that just served a fault looks again before it
+ * sleeps. Not longer: on a small machine the guest wants this core.
+ */
+#define SPIN_NS 30000ull
+
+struct server {
+	struct gy_source *source;
+	struct gy_channel *channel;
+	pthread_t thread;
+	bool demand;
+	uint8_t *out;			/* a reply under construction */
+};
+
+struct hole {
+	uint64_t first;
+	uint64_t end;
+};
+
+struct gy_source {
+	struct gy_ram *ram;
+	struct pacer pacer;
+	struct events events;
+	pthread_mutex_t lock;		/* servers[] and n_servers */
+	struct server servers[MAX_SERVERS];
+	uint32_t n_servers;
+	_Atomic(bool) dropping;
+	struct hole *holes;
+	uint32_t n_holes;
+	bool scanned;
+	struct gy_page_stats stats;
+};
+
+static void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+/* ---- present set ---- */
+
+static void set_range(uint64_t *bitmap, uint64_t first, uint64_t end)
+{
+	while (first < end) {
+		uint64_t bit = first % 64;
+		uint64_t n = 64 - bit < end - first ? 64 - bit : end - first;
+		uint64_t mask = n == 64 ? ~0ull : ((1ull << n) - 1) << bit;
+
+		bitmap[first / 64] |= mask;
+		first += n;
+	}
+}
+
+/* Marks the allocated pages in [first, end); remembers the holes between them when @remember. */
+static int scan_range(struct gy_source *source, uint64_t *bitmap, uint64_t first, uint64_t end, bool remember)
+{
+	while (first < end) {
+		int64_t data = gy_ram_seek(source->ram, first * GY_PAGE_BYTES, 1);
+		int64_t hole;
+		uint64_t from, to;
+
+		if (data < 0)
+			return (int)data;
+		from = (uint64_t)data / GY_PAGE_BYTES;
+		if (from > end)
+			from = end;
+		if (remember && from > first) {
+			if (source->n_holes < MAX_HOLES)
+				source->holes[source->n_holes++] = (struct hole){ first, from };
+			else
+				set_range(bitmap, first, from);
+		}
+		if (from == end)
+			return 0;
+		hole = gy_ram_seek(source->ram, (uint64_t)data, 0);
+		if (hole < 0)
+			return (int)hole;
+		to = (uint64_t)hole / GY_PAGE_BYTES;
+		if (to > end)
+			to = end;
+		set_range(bitmap, from, to);
+		first = to;
+	}
+	return 0;
+}
+
+/* Pages only ever go from hole to allocated while a guest runs, so the second look needs the holes alone. */
+int64_t gy_source_scan_present(struct gy_source *source, uint64_t *bitmap, uint64_t words)
+{
+	int ret = 0;
+
+	if (words != bitmap_words(source->ram->pages))
+		return -EINVAL;
+	if (!source->scanned)
+		ret = scan_range(source, bitmap, 0, source->ram->pages, true);
+	for (uint32_t i = 0; source->scanned && !ret && i < source->n_holes; i++)
+		ret = scan_range(source, bitmap, source->holes[i].first, source->holes[i].end, false);
+	if (ret)
+		return ret;
+	source->scanned = true;
+	return gy_set_count(bitmap, source->ram->pages);
+}
+
+/* ---- serving ---- */
+
+static bool is_zero(const uint8_t *page)
+{
+	const uint64_t *word = (const uint64_t *)page;
+
+	for (uint32_t i = 0; i < GY_PAGE_BYTES / 8; i += 8) {
+		if (word[i] | word[i + 1] | word[i + 2] | word[i + 3] | word[i + 4] | word[i + 5] | word[i + 6] |
+		    word[i + 7])
+			return false;
+	}
+	return true;
+}
+
+/* Sends one reply: @pages of the run from @first, all zero or all as they are. */
+static int reply(struct server *server, uint32_t tag, uint64_t first, uint32_t pages, bool zero)
+{
+	struct gy_source *source = server->source;
+	struct page_reply head = {
+		.magic = PAGE_REPLY_MAGIC,
+		.tag = tag,
+		.first_page = first,
+		.count = pages,
+		.encoding = zero ? PAGE_ZERO : PAGE_RAW,
+		.bytes = zero ? 0 : pages * GY_PAGE_BYTES,
+	};
+	uint64_t total = sizeof(head) + head.bytes;
+
+	pacer_enter(&source->pacer, total, server->demand);
+	memcpy(server->out, &head, sizeof(head));
+	if (!zero)
+		memcpy(server->out + sizeof(head), source->ram->alias + first * GY_PAGE_BYTES, head.bytes);
+	count(&source->stats.wire_bytes, total);
+	count(zero ? &source->stats.zero_pages : &source->stats.postcopy_pages, pages);
+	return gy_channel_write_all(server->channel, server->out, total, REPLY_IDLE_MS);
+}
+
+/* Length of the run of alike pages (zero or not) from @first; all of [first, end) is allocated. */
+static uint32_t alike(const struct gy_ram *ram, uint64_t first, uint64_t end, bool *zero)
+{
+	uint64_t at = first + 1;
+
+	*zero = is_zero(ram->alias + first * GY_PAGE_BYTES);
+	while (at < end && is_zero(ram->alias + at * GY_PAGE_BYTES) == *zero)
+		at++;
+	return (uint32_t)(at - first);
+}
+
+/* A hole is zero without being read, and reading it through the mapping would allocate it. */
+static int serve_run(struct server *server, uint32_t tag, uint64_t first, uint64_t end)
+{
+	struct gy_ram *ram = server->source->ram;
+	uint64_t piece = server->source->pacer.rate ? PACER_PIECE_PAGES : PAGE_REQUEST_MAX;
+
+	while (first < end) {
+		int64_t at = gy_ram_seek(ram, first * GY_PAGE_BYTES, 1);
+		uint64_t data = (uint64_t)at / GY_PAGE_BYTES;
+		uint64_t stop = end;
+		bool zero = true;
+		uint32_t pages;
+		int ret;
+
+		if (at < 0)
+			return (int)at;
+		if (data > first) {
+			pages = (uint32_t)((data < end ? data : end) - first);
+		} else {
+			at = gy_ram_seek(ram, first * GY_PAGE_BYTES, 0);
+			if (at < 0)
+				return (int)at;
+			if ((uint64_t)at / GY_PAGE_BYTES < stop)
+				stop = (uint64_t)at / GY_PAGE_BYTES;
+			if (stop - first > piece)
+				stop = first + piece;
+			pages = alike(ram, first, stop, &zero);
+		}
+		ret = reply(server, tag, first, pages, zero);
+		if (ret)
+			return ret;
+		first += pages;
+	}
+	return 0;
+}
+
+static int check_request(const struct gy_ram *ram, const struct page_request *request)
+{
+	if (request->magic != PAGE_REQUEST_MAGIC || request->region || request->reserved)
+		return -EPROTO;
+	if (!request->count || request->count > PAGE_REQUEST_MAX)
+		return -EPROTO;
+	if (request->first_page >= ram->pages || request->count > ram->pages - request->first_page)
+		return -EPROTO;
+	return 0;
+}
+
+/* Waits without limit for the next request: a guest may go for hours without a fault. Keepalive finds dead peers. */
+static int next_request(struct server *server, struct page_request *request)
+{
+	uint64_t spin_until = now_ns() + SPIN_NS;
+	uint8_t *buf = (uint8_t *)request;
+	uint64_t have = 0;
+	short events;
+
+	while (have < sizeof(*request)) {
+		int64_t n = gy_channel_read_some(server->channel, buf + have, sizeof(*request) - have, &events);
+
+		if (n > 0)
+			have += (uint64_t)n;
+		else if (n != -EAGAIN)
+			return (int)n;
+		else if (!server->demand || now_ns() > spin_until)
+			gy_fd_wait(server->channel->fd, events, now_ns() + NS_PER_S);
+	}
+	count(&server->source->stats.wire_bytes, sizeof(*request));
+	return check_request(server->source->ram, request);
+}
+
+static void *serve(void *arg)
+{
+	struct server *server = arg;
+	struct gy_source *source = server->source;
+	struct page_request request;
+	int ret;
+
+	do {
+		ret = next_request(server, &request);
+		if (!ret)
+			ret = serve_run(server, request.tag, request.first_page, request.first_page + request.count);
+	} while (!ret);
+	gy_channel_shutdown(server->channel);
+	if (!atomic_load(&source->dropping))
+		events_raise(&source->events, ret == -EPROTO ? GY_EVENT_FAILED : GY_EVENT_LINK_LOST);
+	return NULL;
+}
+
+/* ---- life ---- */
+
+int gy_source_create(struct gy_ram *ram, uint64_t rate, struct gy_source **out)
+{
+	struct gy_source *source = calloc(1, sizeof(*source));
+	int ret = -ENOMEM;
+
+	if (!source)
+		return ret;
+	source->ram = ram;
+	source->stats.total_pages = ram->pages;
+	source->holes = calloc(MAX_HOLES, sizeof(*source->holes));
+	if (!source->holes)
+		goto err_free;
+	ret = pacer_init(&source->pacer, rate);
+	if (ret)
+		goto err_holes;
+	ret = events_init(&source->events);
+	if (ret)
+		goto err_pacer;
+	pthread_mutex_init(&source->lock, NULL);
+	*out = source;
+	return 0;
+
+err_pacer:
+	pacer_destroy(&source->pacer);
+err_holes:
+	free(source->holes);
+err_free:
+	free(source);
+	return ret;
+}
+
+int gy_source_add(struct gy_source *source, struct gy_channel *channel, uint32_t role)
+{
+	struct server *server;
+	int ret = -ENOSPC;
+
+	pthread_mutex_lock(&source->lock);
+	if (source->n_servers == MAX_SERVERS)
+		goto err_unlock;
+	server = &source->servers[source->n_servers];
+	*server = (struct server){ .source = source, .channel = channel, .demand = role == GY_ROLE_DEMAND };
+	ret = -ENOMEM;
+	server->out = malloc(sizeof(struct page_reply) + PAGE_REQUEST_MAX * GY_PAGE_BYTES);
+	if (!server->out)
+		goto err_unlock;
+	ret = thread_start(&server->thread, server->demand ? "gy-serve-demand" : "gy-serve", serve, server);
+	if (ret)
+		goto err_out;
+	source->n_servers++;
+	pthread_mutex_unlock(&source->lock);
+	return 0;
+
+err_out:
+	free(server->out);
+err_unlock:
+	pthread_mutex_unlock(&source->lock);
+	gy_channel_destroy(channel);
+	return ret;
+}
+
+void gy_source_drop_channels(struct gy_source *source)
+{
+	pthread_mutex_lock(&source->lock);
+	atomic_store(&source->dropping, true);
+	pacer_stop(&source->pacer);
+	for (uint32_t i = 0; i < source->n_servers; i++)
+		gy_channel_shutdown(source->servers[i].channel);
+	for (uint32_t i = 0; i < source->n_servers; i++) {
+		pthread_join(source->servers[i].thread, NULL);
+		gy_channel_destroy(source->servers[i].channel);
+		free(source->servers[i].out);
+	}
+	source->n_servers = 0;
+	pacer_restart(&source->pacer);
+	atomic_store(&source->dropping, false);
+	pthread_mutex_unlock(&source->lock);
+}
+
+void gy_source_destroy(struct gy_source *source)
+{
+	if (!source)
+		return;
+	gy_source_drop_channels(source);
+	pthread_mutex_destroy(&source->lock);
+	events_destroy(&source->events);
+	pacer_destroy(&source->pacer);
+	free(source->holes);
+	free(source);
+}
+
+struct gy_page_stats *gy_source_stats(struct gy_source *source)
+{
+	return &source->stats;
+}
+
+int gy_source_wait(struct gy_source *source, uint32_t timeout_ms)
+{
+	return events_wait(&source->events, timeout_ms);
+}
