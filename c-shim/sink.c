@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: Apache-2.0
+/* sink.c - the destination's page sets, and what moves a sink from phase to phase. See sink.h. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "inject.h"
+#include "page_set.h"
+#include "sink.h"
+#include "thread.h"
+
+/* ---- life ---- */
+
+static int make_state(struct gy_sink *sink)
+{
+	uint64_t words = bitmap_words(sink->ram->pages);
+
+	sink->state_bytes = 4 * words * sizeof(gy_word);
+	sink->state_fd = memfd_create("gyges-state", MFD_CLOEXEC);
+	if (sink->state_fd < 0)
+		return -errno;
+	if (ftruncate(sink->state_fd, (off_t)sink->state_bytes))
+		goto err_close;
+	sink->state = mmap(NULL, sink->state_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, sink->state_fd, 0);
+	if (sink->state == MAP_FAILED)
+		goto err_close;
+	sink->want = sink->state;
+	sink->received = sink->want + words;
+	sink->zero = sink->received + words;
+	sink->stored = sink->zero + words;
+	return 0;
+
+err_close:
+	close(sink->state_fd);
+	return -errno;
+}
+
+static void free_state(struct gy_sink *sink)
+{
+	munmap(sink->state, sink->state_bytes);
+	close(sink->state_fd);
+}
+
+static int start_fault_thread(struct gy_sink *sink)
+{
+	int ret = sink_conn_init(&sink->fault, sink, true);
+
+	if (ret)
+		return ret;
+	ret = thread_start(&sink->fault.thread, "gy-fault", sink_fault_thread, &sink->fault);
+	if (ret)
+		sink_conn_exit(&sink->fault);
+	return ret;
+}
+
+int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *config, struct gy_sink **out, char *err,
+		   uint32_t err_bytes)
+{
+	struct gy_sink *sink;
+	int ret;
+
+	if (config->reserved)
+		return -EINVAL;
+	sink = calloc(1, sizeof(*sink));
+	if (!sink)
+		return -ENOMEM;
+	sink->ram = ram;
+	sink->config = *config;
+	sink->stats.total_pages = ram->pages;
+	ret = make_state(sink);
+	if (ret)
+		goto err_free;
+	ret = events_init(&sink->events);
+	if (ret)
+		goto err_state;
+	pthread_mutex_init(&sink->lock, NULL);
+	pthread_mutex_init(&sink->waiters.lock, NULL);
+	pthread_mutex_init(&sink->fault_lock, NULL);
+	pthread_cond_init(&sink->fault_taken, NULL);
+	ret = uffd_open(&sink->uffd, ram->guest, ram->bytes, err, err_bytes);
+	if (ret)
+		goto err_events;
+	ret = start_fault_thread(sink);
+	if (ret)
+		goto err_uffd;
+	*out = sink;
+	return 0;
+
+err_uffd:
+	uffd_close(&sink->uffd);
+err_events:
+	events_destroy(&sink->events);
+err_state:
+	free_state(sink);
+err_free:
+	free(sink);
+	return ret;
+}
+
+void gy_sink_destroy(struct gy_sink *sink)
+{
+	if (!sink)
+		return;
+	gy_sink_drop_channels(sink);
+	atomic_store(&sink->fault.stop, true);
+	sink_conn_wake(&sink->fault);
+	pthread_join(sink->fault.thread, NULL);
+	gy_channel_destroy(sink->fault_next);
+	sink_conn_exit(&sink->fault);
+	uffd_close(&sink->uffd);
+	pthread_cond_destroy(&sink->fault_taken);
+	pthread_mutex_destroy(&sink->fault_lock);
+	pthread_mutex_destroy(&sink->waiters.lock);
+	pthread_mutex_destroy(&sink->lock);
+	events_destroy(&sink->events);
+	free_state(sink);
+	free(sink);
+}
+
+/* ---- connections ---- */
+
+static int add_demand(struct gy_sink *sink, struct gy_channel *channel)
+{
+	struct gy_channel *old;
+
+	pthread_mutex_lock(&sink->fault_lock);
+	old = sink->fault_next;
+	sink->fault_next = channel;
+	pthread_mutex_unlock(&sink->fault_lock);
+	gy_channel_destroy(old);
+	sink_conn_wake(&sink->fault);
+	return 0;
+}
+
+static int add_prefetch_locked(struct gy_sink *sink, struct gy_channel *channel)
+{
+	struct sink_conn *conn;
+	int ret;
+
+	if (sink->n_conns == SINK_MAX_CONNS)
+		return -ENOSPC;
+	conn = calloc(1, sizeof(*conn));
+	if (!conn)
+		return -ENOMEM;
+	ret = sink_conn_init(conn, sink, false);
+	if (ret)
+		goto err_free;
+	conn->channel = channel;
+	ret = thread_start(&conn->thread, "gy-prefetch", sink_prefetch_thread, conn);
+	if (ret)
+		goto err_conn;
+	sink->conn[sink->n_conns++] = conn;
+	return 0;
+
+err_conn:
+	conn->channel = NULL;
+	sink_conn_exit(conn);
+err_free:
+	free(conn);
+	return ret;
+}
+
+int gy_sink_add(struct gy_sink *sink, struct gy_channel *channel, uint32_t role)
+{
+	int ret;
+
+	if (role == GY_ROLE_DEMAND)
+		return add_demand(sink, channel);
+	pthread_mutex_lock(&sink->lock);
+	ret = role == GY_ROLE_PREFETCH ? add_prefetch_locked(sink, channel) : -EINVAL;
+	pthread_mutex_unlock(&sink->lock);
+	if (ret)
+		gy_channel_destroy(channel);
+	return ret;
+}
+
+/* The list is emptied under the lock and joined without it: the threads take it to hand back their claims. */
+static void drop_prefetch(struct gy_sink *sink)
+{
+	struct sink_conn *conn[SINK_MAX_CONNS];
+	uint32_t n;
+
+	pthread_mutex_lock(&sink->lock);
+	n = sink->n_conns;
+	memcpy(conn, sink->conn, n * sizeof(conn[0]));
+	sink->n_conns = 0;
+	pthread_mutex_unlock(&sink->lock);
+	for (uint32_t i = 0; i < n; i++) {
+		atomic_store(&conn[i]->stop, true);
+		gy_channel_shutdown(conn[i]->channel);
+		sink_conn_wake(conn[i]);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		pthread_join(conn[i]->thread, NULL);
+		sink_conn_exit(conn[i]);
+		free(conn[i]);
+	}
+}
+
+void gy_sink_drop_channels(struct gy_sink *sink)
+{
+	drop_prefetch(sink);
+	pthread_mutex_lock(&sink->fault_lock);
+	gy_channel_destroy(sink->fault_next);
+	sink->fault_next = NULL;
+	sink->fault_drop = true;
+	/* The thread may be stuck in a write to a dead link. */
+	if (sink->fault.channel)
+		gy_channel_shutdown(sink->fault.channel);
+	sink_conn_wake(&sink->fault);
+	while (sink->fault_drop)
+		pthread_cond_wait(&sink->fault_taken, &sink->fault_lock);
+	pthread_mutex_unlock(&sink->fault_lock);
+}
+
+static void wake_prefetch_locked(struct gy_sink *sink)
+{
+	for (uint32_t i = 0; i < sink->n_conns; i++)
+		sink_conn_wake(sink->conn[i]);
+}
+
+/* ---- pre-copy ---- */
+
+/* These pages changed at the source: whatever is here of them is stale. */
+static void want_run(void *arg, uint64_t first, uint64_t count)
+{
+	struct gy_sink *sink = arg;
+	uint64_t spared;
+
+	for (uint64_t page = first; page < first + count; page++) {
+		if (bitmap_test(sink->received, page) && inject_take(GY_INJECT_STALE_PAGE, page, 1, &spared))
+			continue;
+		bitmap_clear(sink->received, page);
+		bitmap_set(sink->want, page);
+	}
+}
+
+static int64_t want_set(struct gy_sink *sink, const uint8_t *set, uint64_t len)
+{
+	int64_t ret = gy_set_for_each(set, len, sink->ram->pages, want_run, sink);
+
+	return ret < 0 ? ret : (int64_t)bitmap_count(sink->want, sink->ram->pages);
+}
+
+int64_t gy_sink_round(struct gy_sink *sink, const uint8_t *set, uint64_t len, uint32_t deadline_ms)
+{
+	int64_t wanted;
+
+	pthread_mutex_lock(&sink->lock);
+	if (sink_phase(sink) != SINK_IDLE) {
+		pthread_mutex_unlock(&sink->lock);
+		return -EBUSY;
+	}
+	wanted = want_set(sink, set, len);
+	if (wanted >= 0) {
+		sink->round_cursor = 0;
+		sink->round_ended = false;
+		sink->round_deadline_ns = deadline_after_ms(deadline_ms);
+		atomic_store(&sink->phase, SINK_ROUND);
+		wake_prefetch_locked(sink);
+	}
+	pthread_mutex_unlock(&sink->lock);
+	return wanted;
+}
+
+int gy_sink_end_round(struct gy_sink *sink)
+{
+	pthread_mutex_lock(&sink->lock);
+	sink->round_ended = true;
+	wake_prefetch_locked(sink);
+	pthread_mutex_unlock(&sink->lock);
+	return 0;
+}
+
+/* Drops the stored copies of pages that are not received. Runs of neighbours cost one call. */
+static int drop_stale(struct gy_sink *sink)
+{
+	uint64_t pages = sink->ram->pages;
+	uint64_t first = bitmap_next_except(sink->stored, sink->received, 0, pages, true);
+
+	while (first < pages) {
+		uint64_t end = bitmap_next_except(sink->stored, sink->received, first, pages, false);
+		int ret = gy_ram_punch(sink->ram, first * GY_PAGE_BYTES, (end - first) * GY_PAGE_BYTES);
+
+		if (ret)
+			return ret;
+		sink_count(&sink->stats.discarded_pages, end - first);
+		for (; first < end; first++)
+			bitmap_clear(sink->stored, first);
+		first = bitmap_next_except(sink->stored, sink->received, end, pages, true);
+	}
+	return 0;
+}
+
+int64_t gy_sink_discard(struct gy_sink *sink, const uint8_t *set, uint64_t len)
+{
+	int64_t wanted = -EBUSY;
+	int ret;
+
+	pthread_mutex_lock(&sink->lock);
+	if (sink_phase(sink) == SINK_IDLE) {
+		wanted = want_set(sink, set, len);
+		ret = wanted < 0 ? 0 : drop_stale(sink);
+		if (ret)
+			wanted = ret;
+	}
+	pthread_mutex_unlock(&sink->lock);
+	return wanted;
+}
+
+/* ---- post-copy ---- */
+
+/* Drops every allocated page that pre-copy did not store: the waiting VM, or anybody else, made it. */
+static int drop_foreign(struct gy_sink *sink)
+{
+	int64_t at = 0;
+
+	for (;;) {
+		int64_t end;
+
+		at = gy_ram_seek(sink->ram, (uint64_t)at, 1);
+		if (at < 0 || (uint64_t)at >= sink->ram->bytes)
+			return at < 0 ? (int)at : 0;
+		end = gy_ram_seek(sink->ram, (uint64_t)at, 0);
+		if (end < 0)
+			return (int)end;
+		for (; at < end; at += GY_PAGE_BYTES) {
+			int ret = bitmap_test(sink->stored, (uint64_t)at / GY_PAGE_BYTES)
+				  ? 0 : gy_ram_punch(sink->ram, (uint64_t)at, GY_PAGE_BYTES);
+
+			if (ret)
+				return ret;
+		}
+	}
+}
+
+/* Looking at every page of a large guest would take a tenth of a second of downtime; counting them does not. */
+static int drop_unvouched(struct gy_sink *sink)
+{
+	int64_t allocated;
+	int ret = drop_stale(sink);
+
+	if (ret)
+		return ret;
+	allocated = gy_ram_allocated(sink->ram);
+	if (allocated < 0)
+		return (int)allocated;
+	if ((uint64_t)allocated / GY_PAGE_BYTES == bitmap_count(sink->stored, sink->ram->pages))
+		return 0;
+	return drop_foreign(sink);
+}
+
+static uint64_t mark_zero_pages(struct gy_sink *sink)
+{
+	uint64_t zero = 0;
+
+	for (uint64_t w = 0; w < bitmap_words(sink->ram->pages); w++) {
+		uint64_t word = ~(atomic_load(&sink->want[w]) | atomic_load(&sink->received[w]));
+
+		atomic_store(&sink->zero[w], word);
+		zero += (uint64_t)__builtin_popcountll(word);
+	}
+	return zero;
+}
+
+static int64_t arm_locked(struct gy_sink *sink)
+{
+	uint64_t missing;
+	int ret;
+
+	if (sink_phase(sink) != SINK_IDLE)
+		return -EBUSY;
+	ret = drop_unvouched(sink);
+	if (ret)
+		return ret;
+	missing = bitmap_count(sink->want, sink->ram->pages);
+	sink->stats.zero_pages = mark_zero_pages(sink);
+	sink->stats.missing_pages = missing;
+	sink->stats.present_pages = sink->ram->pages - missing;
+	atomic_store(&sink->missing, missing);
+	atomic_store(&sink->phase, SINK_ARMED);
+	return (int64_t)missing;
+}
+
+int64_t gy_sink_arm(struct gy_sink *sink)
+{
+	int64_t ret;
+
+	pthread_mutex_lock(&sink->lock);
+	ret = arm_locked(sink);
+	pthread_mutex_unlock(&sink->lock);
+	if (ret >= 0)
+		sink_conn_wake(&sink->fault);
+	return ret;
+}
+
+int gy_sink_run(struct gy_sink *sink)
+{
+	uint32_t running = SINK_RUNNING;
+	int ret = 0;
+
+	pthread_mutex_lock(&sink->lock);
+	if (sink_phase(sink) == SINK_ARMED) {
+		atomic_store(&sink->phase, SINK_RUNNING);
+		wake_prefetch_locked(sink);
+	} else {
+		ret = -EBUSY;
+	}
+	pthread_mutex_unlock(&sink->lock);
+	/* Nothing was missing, or the last page came while it was armed. */
+	if (!ret && !atomic_load(&sink->missing) &&
+	    atomic_compare_exchange_strong(&sink->phase, &running, SINK_DONE))
+		events_raise(&sink->events, GY_EVENT_COMPLETE);
+	return ret;
+}
+
+int gy_sink_disarm(struct gy_sink *sink)
+{
+	if (sink_phase(sink) != SINK_DONE)
+		return -EBUSY;
+	return uffd_unregister(&sink->uffd);
+}
+
+struct gy_page_stats *gy_sink_stats(struct gy_sink *sink)
+{
+	return &sink->stats;
+}
+
+int gy_sink_wait(struct gy_sink *sink, uint32_t timeout_ms)
+{
+	return events_wait(&sink->events, timeout_ms);
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * sink_fault.c - one thread reads faults and answers them over a connection of its own.
+ *
+ * It looks again for a while before it sleeps: a cross-CPU wake-up costs ten times a hot read. It never waits for
+ * anything but its own three descriptors.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+
+#include "clock.h"
+#include "sink.h"
+
+#define SPIN_NS 50000ull
+#define BATCH 16u
+
+static bool is_here(const struct gy_sink *sink, uint64_t page)
+{
+	return bitmap_test(sink->received, page) || bitmap_test(sink->zero, page);
+}
+
+/* Lets a thread go on whose page is here already. */
+static void resolve_here(struct gy_sink *sink, uint64_t page)
+{
+	int ret = bitmap_test(sink->zero, page) ? uffd_zero(&sink->uffd, page) : uffd_wake(&sink->uffd, page, 1);
+
+	/* Once all pages are here the range may be unregistered under us, which wakes everybody. */
+	if (ret && sink_phase(sink) != SINK_DONE)
+		sink_fail(sink);
+}
+
+static struct waiter *add_waiter(struct gy_sink *sink, uint64_t page, uint64_t seen_ns)
+{
+	struct waiters *waiters = &sink->waiters;
+	struct waiter *waiter = NULL;
+
+	pthread_mutex_lock(&waiters->lock);
+	for (uint32_t i = 0; i < SINK_MAX_WAITERS && !waiter; i++) {
+		if (!waiters->entry[i].used)
+			waiter = &waiters->entry[i];
+	}
+	/* There is room: faults are only read while there is. */
+	*waiter = (struct waiter){ .page = page, .seen_ns = seen_ns, .used = true };
+	atomic_fetch_add(&waiters->n, 1);
+	pthread_mutex_unlock(&waiters->lock);
+	return waiter;
+}
+
+/*
+ * Asks for the page of a waiter if nobody has it in flight; called without the lock, so the waiter may be served
+ * by another connection meanwhile: the claim decides.
+ */
+static int ask_for(struct sink_conn *conn, struct waiter *waiter, uint64_t page)
+{
+	struct gy_sink *sink = conn->sink;
+
+	if (!conn->channel || conn->n_requests == SINK_MAX_REQUESTS || !bitmap_clear(sink->want, page))
+		return 0;
+	waiter->asked = true;
+	atomic_fetch_add(&sink->waiters.asked, 1);
+	return sink_conn_ask(conn, page, 1);
+}
+
+static int handle_fault(struct sink_conn *conn, const struct uffd_fault *fault)
+{
+	struct gy_sink *sink = conn->sink;
+	uint64_t now = now_ns();
+	struct waiter *waiter;
+	int ret;
+
+	if (is_here(sink, fault->page)) {
+		sink_count(bitmap_test(sink->zero, fault->page) ? &sink->stats.local_zero_faults
+								: &sink->stats.late_faults, 1);
+		resolve_here(sink, fault->page);
+		return 0;
+	}
+	atomic_store_explicit(&sink->last_fault_ns, now, memory_order_relaxed);
+	prefetch_fault(&sink->prefetch, fault->page);
+	waiter = add_waiter(sink, fault->page, now);
+	ret = ask_for(conn, waiter, fault->page);
+	/* It may have been placed between the look and the entry; see install() for the other half. */
+	if (is_here(sink, fault->page)) {
+		resolve_here(sink, fault->page);
+		sink_release_waiters(sink, fault->page, 1, false);
+	}
+	return ret;
+}
+
+/* After a connection was lost or gained: whoever waits for a page that nobody has in flight. */
+static int ask_again(struct sink_conn *conn)
+{
+	struct waiters *waiters = &conn->sink->waiters;
+	int ret = 0;
+
+	for (uint32_t i = 0; i < SINK_MAX_WAITERS && !ret; i++) {
+		struct waiter copy;
+
+		pthread_mutex_lock(&waiters->lock);
+		copy = waiters->entry[i];
+		pthread_mutex_unlock(&waiters->lock);
+		if (copy.used && !copy.asked)
+			ret = ask_for(conn, &waiters->entry[i], copy.page);
+	}
+	return ret;
+}
+
+/* The channel is gone or to be given back: what it had in flight is wanted again, its waiters unasked. */
+static void drop_channel_locked(struct sink_conn *conn)
+{
+	struct waiters *waiters = &conn->sink->waiters;
+
+	if (!conn->channel)
+		return;
+	sink_conn_hand_back(conn);
+	pthread_mutex_lock(&waiters->lock);
+	for (uint32_t i = 0; i < SINK_MAX_WAITERS; i++)
+		waiters->entry[i].asked = false;
+	atomic_store(&waiters->asked, 0);
+	pthread_mutex_unlock(&waiters->lock);
+	gy_channel_destroy(conn->channel);
+	conn->channel = NULL;
+}
+
+/* What other threads asked of this one: a new channel, or to let go of the old. */
+static int take_orders(struct sink_conn *conn)
+{
+	struct gy_sink *sink = conn->sink;
+	bool changed = false;
+
+	pthread_mutex_lock(&sink->fault_lock);
+	if (sink->fault_drop || sink->fault_next) {
+		drop_channel_locked(conn);
+		conn->channel = sink->fault_next;
+		sink->fault_next = NULL;
+		sink->fault_drop = false;
+		changed = true;
+		pthread_cond_broadcast(&sink->fault_taken);
+	}
+	pthread_mutex_unlock(&sink->fault_lock);
+	return changed || atomic_load(&sink->waiters.n) ? ask_again(conn) : 0;
+}
+
+/* One look at both descriptors: > 0 if something was done. */
+static int64_t work(struct sink_conn *conn, short *events)
+{
+	struct gy_sink *sink = conn->sink;
+	struct uffd_fault fault[BATCH];
+	int64_t done = 0;
+	int n = 0;
+
+	if (sink_phase(sink) >= SINK_ARMED && atomic_load(&sink->waiters.n) + BATCH <= SINK_MAX_WAITERS)
+		n = uffd_read(&sink->uffd, fault, BATCH);
+	if (n < 0) {
+		sink_fail(sink);
+		n = 0;
+	}
+	for (int i = 0; i < n; i++) {
+		int ret = handle_fault(conn, &fault[i]);
+
+		/* The other faults of the batch still become waiters: none may be forgotten. */
+		if (ret)
+			done = ret;
+	}
+	if (done)
+		return done;
+	if (conn->channel)
+		done = sink_conn_receive(conn, events);
+	return done < 0 ? done : done + n;
+}
+
+static void wait_for_work(struct sink_conn *conn, short events)
+{
+	struct gy_sink *sink = conn->sink;
+	struct pollfd p[3] = {
+		{ .fd = conn->wake_fd, .events = POLLIN },
+		{ .fd = sink_phase(sink) >= SINK_ARMED ? sink->uffd.fd : -1, .events = POLLIN },
+		{ .fd = conn->channel ? conn->channel->fd : -1, .events = events },
+	};
+
+	poll(p, 3, 1000);
+}
+
+static void lose_channel(struct sink_conn *conn, int64_t why)
+{
+	pthread_mutex_lock(&conn->sink->fault_lock);
+	drop_channel_locked(conn);
+	pthread_mutex_unlock(&conn->sink->fault_lock);
+	if (!atomic_load(&conn->stop) && !atomic_load(&conn->sink->failed))
+		events_raise(&conn->sink->events, why == -EPROTO ? GY_EVENT_FAILED : GY_EVENT_LINK_LOST);
+}
+
+void *sink_fault_thread(void *arg)
+{
+	struct sink_conn *conn = arg;
+	uint64_t last_work = 0;
+
+	while (!atomic_load(&conn->stop)) {
+		short events = POLLIN;
+		int64_t ret = work(conn, &events);
+
+		if (ret > 0) {
+			last_work = now_ns();
+			continue;
+		}
+		if (!ret && now_ns() - last_work < SPIN_NS) {
+			sched_yield();
+			continue;
+		}
+		if (!ret) {
+			wait_for_work(conn, events);
+			sink_conn_clear_wake(conn);
+			ret = take_orders(conn);
+		}
+		if (ret < 0)
+			lose_channel(conn, ret);
+	}
+	pthread_mutex_lock(&conn->sink->fault_lock);
+	drop_channel_locked(conn);
+	pthread_mutex_unlock(&conn->sink->fault_lock);
+	return NULL;
+}
