@@ -14,6 +14,8 @@ DENO_SHA512=de67784ca2c2bb3b0b0e67cea02e4a37b34065ac525643209bae2f83a7e80f4d0904
 CACHE=$PWD/.cache
 DENO=$CACHE/deno-$DENO_VERSION/deno
 export DENO_DIR=$CACHE/deno-dir DENO_NO_UPDATE_CHECK=1
+# Certificates that the host trusts serve for downloads too: a site may have its own registry.
+export DENO_TLS_CA_STORE=${DENO_TLS_CA_STORE:-system,mozilla}
 export PATH=${DENO%/*}:$PATH
 
 usage() {
