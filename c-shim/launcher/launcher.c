@@ -84,17 +84,15 @@ static char *format_path(const char *root, const char *pack, const char *name)
 	return must(path);
 }
 
-/* "--allow-x={self}" becomes "--allow-x=" and @value; no other braces occur. */
-static const char *expand(const char *flag, const char *self, const char *lib)
+/* "--allow-x={self}" becomes "--allow-x=" and @self; no other braces occur. */
+static const char *expand(const char *flag, const char *self)
 {
 	const char *brace = strchr(flag, '{');
-	const char *value;
 	char *out = NULL;
 
 	if (!brace)
 		return flag;
-	value = strcmp(brace, "{self}") ? lib : self;
-	if (asprintf(&out, "%.*s%s", (int)(brace - flag), flag, value) < 0)
+	if (asprintf(&out, "%.*s%s", (int)(brace - flag), flag, self) < 0)
 		out = NULL;
 	return must(out);
 }
@@ -178,7 +176,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; fixed[i]; i++)
 		args[n++] = fixed[i];
 	for (size_t i = 0; gy_permissions[i] && n < 60; i++)
-		args[n++] = expand(gy_permissions[i], self, lib);
+		args[n++] = expand(gy_permissions[i], self);
 	args[n++] = script;
 	for (int i = 1; i < argc; i++)
 		args[n++] = argv[i];

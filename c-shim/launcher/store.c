@@ -395,9 +395,6 @@ static const char *cache_home(char *resolved)
 		return NULL;
 	if (!realpath(base, resolved) || !ancestors_are_safe(resolved))
 		return NULL;
-	/* Deno splits permission values at commas, see launcher.c. */
-	if (strchr(resolved, ','))
-		return NULL;
 	return resolved;
 }
 

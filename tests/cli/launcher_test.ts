@@ -325,9 +325,9 @@ Deno.test("variables and files meant for other Deno programs change nothing", as
   assertRuns(await place.version(env));
 });
 
-Deno.test("a cache path with blanks, quotes and braces is no trouble", async () => {
+Deno.test("a cache path with blanks, commas, quotes and braces is no trouble", async () => {
   using place = new Place();
-  const cache = `${place.path}/a "b" {lib}`;
+  const cache = `${place.path}/a, "b" {self}`;
   Deno.mkdirSync(cache, { mode: 0o700 });
   assertRuns(await place.version({ XDG_CACHE_HOME: cache }));
   assert.ok(Deno.lstatSync(`${cache}/gyges`).isDirectory);
