@@ -30,6 +30,9 @@ export interface ServerLimits {
   closeGraceMs?: number;
 }
 
+/** Answered by every server: proof that the process does more than exist. */
+const HELLO: Handler = () => Promise.resolve({ pid: Deno.pid });
+
 const DEFAULT_LIMITS: Required<ServerLimits> = {
   maxConnections: 32,
   maxRequests: 16,
@@ -144,7 +147,7 @@ class Connection {
 
   async #answer({ id, method, params }: Request): Promise<void> {
     try {
-      const handler = this.#handlers.get(method);
+      const handler = this.#handlers.get(method) ?? (method === "hello" ? HELLO : undefined);
       if (!handler) throw new UsageError(`Cannot do "${method}" as this process does not offer it here and now`);
       const emit = (event: GygesEvent) => this.#send({ id, event });
       const result = await handler(params, { emit, signal: this.#gone.signal });
