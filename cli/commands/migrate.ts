@@ -1,0 +1,131 @@
+/** `gyges migrate`: moves a guest to the destination behind a ticket. */
+import { object } from "@optique/core/constructs";
+import { map, optional } from "@optique/core/modifiers";
+import { argument, command, option } from "@optique/core/primitives";
+import { choice, integer, string } from "@optique/core/valueparser";
+import { readLines } from "../../lib/control/lines.ts";
+import { EXIT, UsageError } from "../../lib/errors.ts";
+import { MIGRATE_DEFAULTS, type MigrateOptions, type Mode } from "../../lib/options.ts";
+import type { Action } from "../action.ts";
+import { prose } from "../prose.ts";
+import { byDefault, duration, jsonOption, rate, runningName, valuesFooter } from "../values.ts";
+
+const options = object({
+  ticket: argument(string({ metavar: "TICKET" }), {
+    description: prose`What gyges prepare printed at the destination; "-" reads it from standard input, out of sight of
+      other users.`,
+  }),
+  name: option("--vm", runningName(), { description: prose`Name of the process that holds the guest here.` }),
+  mode: byDefault(
+    option("--mode", choice(["hybrid", "full", "precopy"], { metavar: "MODE" }), {
+      description: prose`hybrid: pre-copy for a limited time, then post-copy. full: post-copy at once. precopy: the
+        classic, for comparison.`,
+    }),
+    MIGRATE_DEFAULTS.mode,
+    MIGRATE_DEFAULTS.mode,
+  ),
+  precopyTimeoutMs: optional(option("--precopy-timeout", duration(), {
+    description: prose`hybrid: pre-copy ends after this at the latest. [10s]`,
+  })),
+  switchThresholdMs: optional(option("--switch-threshold", duration(), {
+    description: prose`hybrid: switch as soon as what is dirty can be pulled within this. [50ms]`,
+  })),
+  downtimeLimitMs: optional(option("--downtime-limit", duration(), {
+    description: prose`precopy: stop the guest once the rest can be sent within this. [300ms]`,
+  })),
+  bandwidthBytesPerSecond: byDefault(
+    option("--bandwidth", rate(), { description: prose`Limit for the whole link, as in 1Gbit or 100MiB/s.` }),
+    MIGRATE_DEFAULTS.bandwidthBytesPerSecond,
+    "unlimited",
+  ),
+  prefetchConnections: byDefault(
+    option("--prefetch-connections", integer({ metavar: "N", min: 1, max: 16 }), {
+      description: prose`Connections for pages that no fault asked for, 1 to 16.`,
+    }),
+    MIGRATE_DEFAULTS.prefetchConnections,
+    `${MIGRATE_DEFAULTS.prefetchConnections}`,
+  ),
+  noPrefetch: option("--no-prefetch", { description: prose`Move only the pages that the guest touches.` }),
+  tls: byDefault(
+    option("--tls", choice(["on", "off"], { metavar: "ON_OFF" }), { description: prose`As given to gyges prepare.` }),
+    MIGRATE_DEFAULTS.tls ? "on" : "off",
+    MIGRATE_DEFAULTS.tls ? "on" : "off",
+  ),
+  json: jsonOption,
+});
+
+type ModeOptions = Pick<MigrateOptions, "precopyTimeoutMs" | "switchThresholdMs" | "downtimeLimitMs">;
+
+const MODE_OF: Record<keyof ModeOptions, [name: string, mode: Mode]> = {
+  precopyTimeoutMs: ["--precopy-timeout", "hybrid"],
+  switchThresholdMs: ["--switch-threshold", "hybrid"],
+  downtimeLimitMs: ["--downtime-limit", "precopy"],
+};
+
+/** Options of one mode given with another would silently do nothing, so they are refused. Throws UsageError. */
+function checkMode(mode: Mode, given: { [key in keyof ModeOptions]: number | undefined }): ModeOptions {
+  for (const key of Object.keys(MODE_OF) as (keyof ModeOptions)[]) {
+    const [name, needed] = MODE_OF[key];
+    if (given[key] === undefined || mode === needed) continue;
+    throw new UsageError(`Cannot use ${name} in mode ${mode}: leave it out, or add --mode ${needed}`);
+  }
+  return {
+    precopyTimeoutMs: given.precopyTimeoutMs ?? MIGRATE_DEFAULTS.precopyTimeoutMs,
+    switchThresholdMs: given.switchThresholdMs ?? MIGRATE_DEFAULTS.switchThresholdMs,
+    downtimeLimitMs: given.downtimeLimitMs ?? MIGRATE_DEFAULTS.downtimeLimitMs,
+  };
+}
+
+/** Longest line that can be a ticket. */
+const MAX_TICKET_BYTES = 4096;
+
+/** Throws UsageError for what cannot be a ticket; the library reads it in full. */
+async function ticketFrom(argument: string): Promise<string> {
+  let ticket = argument;
+  if (argument === "-") {
+    const { value } = await readLines(Deno.stdin, MAX_TICKET_BYTES).next();
+    ticket = (value ?? "").trim();
+  }
+  if (ticket.startsWith("gyges://")) return ticket;
+  throw new UsageError(
+    "Cannot use the ticket as it does not begin with gyges://: copy the line that gyges prepare printed",
+  );
+}
+
+export const migrate = command(
+  "migrate",
+  map(options, ({ ticket, name, json, noPrefetch, tls, ...rest }): Action => ({
+    output: { json },
+    async run({ output }) {
+      const { precopyTimeoutMs, switchThresholdMs, downtimeLimitMs } = rest;
+      const modeOptions = checkMode(rest.mode, { precopyTimeoutMs, switchThresholdMs, downtimeLimitMs });
+      const destination = await ticketFrom(ticket);
+      const [{ migrate }, { Interrupts }] = await Promise.all([import("../../lib/api.ts"), import("../signals.ts")]);
+      using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
+      let told = false;
+      const summary = await migrate(name, destination, {
+        mode: rest.mode,
+        ...modeOptions,
+        bandwidthBytesPerSecond: rest.bandwidthBytesPerSecond,
+        prefetchConnections: rest.prefetchConnections,
+        prefetch: !noPrefetch,
+        tls: tls === "on",
+        signal: interrupts.signal,
+        onEvent(event) {
+          interrupts.observe(event);
+          told ||= event.type === "summary";
+          output.event(event);
+        },
+      });
+      if (!told) output.event(summary);
+      return summary.guest.corrupt > 0 ? EXIT.guestLost : EXIT.completed;
+    },
+  })),
+  {
+    brief: prose`Move a guest to the destination behind a ticket.`,
+    description: prose`Moves the guest that a process on this host holds. Prints the bound on total time first where
+      there is one, and a summary at the end. Until the commit point every failure, and Ctrl-C, leaves the guest running
+      here; after it Ctrl-C explains and does not kill.`,
+    footer: valuesFooter("RATE", "DURATION"),
+  },
+);

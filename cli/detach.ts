@@ -1,0 +1,96 @@
+/**
+ * `--detach`: the same command again, in a session of its own, with its words going to a log.
+ *
+ * The child writes to a log beside the runtime directories, because its own does not exist yet. Once its control socket
+ * answers, the log moves into its directory; if it fails, its words and its code are passed on.
+ */
+import { ControlClient, ControlError } from "../lib/control/client.ts";
+import { isOwned, logPathIn, makePrivate, ownerPid, runtimeBase } from "../lib/control/runtime_dir.ts";
+import { EXIT, type ExitCode, GygesError, UsageError } from "../lib/errors.ts";
+import type { ActionContext } from "./action.ts";
+import { standardStreams } from "./terminal.ts";
+
+/** Time from the start to an answering control socket; a first start unpacks the program. */
+const START_DEADLINE_MS = 30_000;
+const POLL_MS = 20;
+
+class DetachError extends GygesError {
+  override readonly name = "DetachError";
+  readonly exitCode = EXIT.internal;
+}
+
+/** This program again: the single file, or Deno on the source tree. */
+function selfCommand(): { program: string; before: string[] } {
+  const self = Deno.env.get("GYGES_SELF");
+  if (self) return { program: self, before: [] };
+  if (Deno.build.standalone) return { program: Deno.execPath(), before: [] };
+  return { program: Deno.execPath(), before: ["run", "--quiet", "-A", Deno.mainModule] };
+}
+
+/** Starts the command of `context` without `--detach`, returns when process `name` answers. */
+export async function startDetached(name: string, context: ActionContext): Promise<ExitCode> {
+  const base = runtimeBase();
+  const directory = `${base}/${name}`;
+  if (isOwned(directory)) {
+    throw new UsageError(
+      `Cannot take the name "${name}" as process ${ownerPid(directory)} has it: choose another name`,
+    );
+  }
+  makePrivate(base);
+  const log = `${base}/.log-${crypto.randomUUID()}`;
+  Deno.writeTextFileSync(log, "", { mode: 0o600, createNew: true });
+  const { program, before } = selfCommand();
+  const child = new Deno.Command(program, {
+    args: [...before, ...context.args.filter((arg) => arg !== "--detach")],
+    env: { GYGES_LOG: log },
+    detached: true,
+    stdin: "null",
+    stdout: "null",
+    // Only until the child has its log: what it says before that must not be lost.
+    stderr: "inherit",
+  }).spawn();
+  child.unref();
+  const code = await answerOrEnd(name, directory, child);
+  if (code !== null) return passOn(log, code);
+  Deno.renameSync(log, logPathIn(directory));
+  context.output.answer([{ type: "started", name, pid: child.pid }], () => `${name} ${child.pid}`);
+  return EXIT.completed;
+}
+
+/** null once `child` answers as `name`; its exit code if it ended instead. Throws DetachError at the deadline. */
+async function answerOrEnd(name: string, directory: string, child: Deno.ChildProcess): Promise<number | null> {
+  const ended = child.status.then((status) => status.code);
+  const deadline = performance.now() + START_DEADLINE_MS;
+  while (performance.now() < deadline) {
+    if (ownerPid(directory) === child.pid && await answers(name)) return null;
+    const pause = new Promise<null>((resolve) => setTimeout(() => resolve(null), POLL_MS));
+    const code = await Promise.race([ended, pause]);
+    if (code !== null) return code;
+  }
+  child.kill("SIGTERM");
+  throw new DetachError(
+    `Cannot start "${name}" as it did not answer within ${START_DEADLINE_MS / 1000} s: it was ended`,
+  );
+}
+
+async function answers(name: string): Promise<boolean> {
+  try {
+    using client = await ControlClient.connect(name);
+    await client.call("hello", {}, { timeoutMs: 1_000 });
+    return true;
+  } catch (error) {
+    // It does not listen yet.
+    if (error instanceof ControlError) return false;
+    throw error;
+  }
+}
+
+/** The child's words, where it would have said them itself: JSON lines on stdout, everything else on stderr. */
+function passOn(log: string, code: number): ExitCode {
+  for (const line of Deno.readTextFileSync(log).split("\n").filter((line) => line !== "")) {
+    if (line.startsWith("{")) standardStreams.out(`${line}\n`);
+    else standardStreams.err(`${line}\n`);
+  }
+  Deno.removeSync(log);
+  return Object.values(EXIT).find((known) => known === code) ?? EXIT.internal;
+}

@@ -1,0 +1,57 @@
+/** Ctrl-C and SIGTERM: before the commit point they ask for an orderly end, after it they explain and do not kill. */
+import type { DestinationState, GygesEvent, SourceState } from "../lib/events.ts";
+import { InterruptedError } from "./exit.ts";
+
+const SIGNALS = ["SIGINT", "SIGTERM"] as const;
+
+/** States in which the guest depends on two processes, so that ending one would hurt it. */
+const DEPENDENT: readonly (SourceState | DestinationState)[] = ["serving", "running", "paused"];
+
+const EXPLANATION = {
+  source: "The guest runs at the destination and still needs pages from here, so this goes on until it has them all.",
+  destination: "The guest runs here and its memory is still arriving, so this goes on until all of it is here.",
+};
+
+export interface InterruptsOptions {
+  /** Told what a signal did, for people. */
+  say: (text: string) => void;
+  /** Where the operator can look, as a command. */
+  lookWith: string;
+}
+
+/** Turns signals into an AbortSignal for as long as it is in scope. */
+export class Interrupts implements Disposable {
+  readonly #controller = new AbortController();
+  readonly #options: InterruptsOptions;
+  readonly #listener = () => this.interrupt();
+  #dependent: "source" | "destination" | null = null;
+
+  constructor(options: InterruptsOptions) {
+    this.#options = options;
+    for (const name of SIGNALS) Deno.addSignalListener(name, this.#listener);
+  }
+
+  /** Aborts with InterruptedError on the first signal that is heeded. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Keeps track of whether the commit point has passed. */
+  observe(event: GygesEvent): void {
+    if (event.type !== "state") return;
+    this.#dependent = DEPENDENT.includes(event.state) ? event.side : null;
+  }
+
+  /** What a signal does; apart for tests. */
+  interrupt(): void {
+    const { say, lookWith } = this.#options;
+    if (this.#dependent) return say(`${EXPLANATION[this.#dependent]} Look with: ${lookWith}`);
+    if (this.signal.aborted) return say("Still stopping; it ends by itself.");
+    say("Stopping.");
+    this.#controller.abort(new InterruptedError("Interrupted by the operator"));
+  }
+
+  [Symbol.dispose](): void {
+    for (const name of SIGNALS) Deno.removeSignalListener(name, this.#listener);
+  }
+}
