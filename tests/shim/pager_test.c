@@ -27,6 +27,9 @@
 		} \
 	} while (0)
 
+/* Counters are written by other threads while they are read. */
+#define STAT(stats, name) __atomic_load_n(&(stats)->name, __ATOMIC_RELAXED)
+
 static const uint8_t key[GY_KEY_BYTES] = { 1, 2, 3 };
 
 struct pair {
@@ -189,15 +192,15 @@ static void full(uint32_t tls, uint64_t rate, uint32_t prefetch)
 	wait_for(&pair, GY_EVENT_COMPLETE);
 	CHECK(!gy_sink_disarm(pair.sink));
 	stats = gy_sink_stats(pair.sink);
-	CHECK(stats->demand_faults > 0);
-	CHECK(!stats->duplicate_pages);
-	CHECK(!stats->missing_pages);
-	CHECK(stats->postcopy_pages == PAGES - (HOLE_END - HOLE_FIRST) - 1);
-	CHECK(prefetch ? stats->prefetched_pages > 0 : !stats->prefetched_pages);
-	CHECK(stats->fault_latency.n == stats->demand_faults);
+	CHECK(STAT(stats, demand_faults) > 0);
+	CHECK(!STAT(stats, duplicate_pages));
+	CHECK(!STAT(stats, missing_pages));
+	CHECK(STAT(stats, postcopy_pages) == PAGES - (HOLE_END - HOLE_FIRST) - 1);
+	CHECK(prefetch ? STAT(stats, prefetched_pages) > 0 : !STAT(stats, prefetched_pages));
+	CHECK(STAT(stats, fault_latency.n) == STAT(stats, demand_faults));
 	printf("full tls=%u prefetch=%u: faults %lu prefetched %lu local zero %lu late %lu latency max %lu us\n", tls,
-	       prefetch, stats->demand_faults, stats->prefetched_pages, stats->local_zero_faults, stats->late_faults,
-	       stats->fault_latency.max / 1000);
+	       prefetch, STAT(stats, demand_faults), STAT(stats, prefetched_pages), STAT(stats, local_zero_faults), STAT(stats, late_faults),
+	       STAT(stats, fault_latency.max) / 1000);
 	teardown(&pair);
 }
 
@@ -213,7 +216,7 @@ static void hybrid(void)
 	CHECK(gy_sink_arm(pair.sink) == -EBUSY);
 	wait_for(&pair, GY_EVENT_ROUND_DONE);
 	stats = gy_sink_stats(pair.sink);
-	CHECK(stats->precopy_pages == 7191 && stats->zero_pages == 1);
+	CHECK(STAT(stats, precopy_pages) == 7191 && STAT(stats, zero_pages) == 1);
 	/* Dirtied since: pages 100..299 twice over, and a page that becomes zero. */
 	memset(pair.set, 0, sizeof(pair.set));
 	for (uint64_t page = 100; page < 300; page++) {
@@ -287,14 +290,14 @@ static void reconnect(void)
 
 		nanosleep(&nap, NULL);
 		stats = cut(&pair);
-		CHECK(stats->missing_pages > 0);
+		CHECK(STAT(stats, missing_pages) > 0);
 		connect_all(&pair);
 	}
 	CHECK(!pthread_join(guest, &bad));
 	CHECK(!bad);
 	wait_for(&pair, GY_EVENT_COMPLETE);
-	CHECK(!stats->duplicate_pages);
-	CHECK(stats->postcopy_pages == 7191);
+	CHECK(!STAT(stats, duplicate_pages));
+	CHECK(STAT(stats, postcopy_pages) == 7191);
 	teardown(&pair);
 }
 
