@@ -1,0 +1,87 @@
+/** The user pager's destination side; its threads, page sets and userfaultfd live in the library. */
+import type { Channel } from "./channel.ts";
+import { Handle, OutPointer, OutText } from "./handle.ts";
+import { shim } from "./library.ts";
+import { unwrap } from "./native_error.ts";
+import { type PagerEvents, pagerEvents, type PageRole, ROLE } from "./page_source.ts";
+import { type PageStats, PageStatsView } from "./page_stats.ts";
+import type { Ram } from "./ram.ts";
+
+export interface PageSinkConfig {
+  precopyWindowBytes: number;
+  postcopyWindowBytes: number;
+  prefetch: boolean;
+}
+
+export class PageSink extends Handle implements AsyncDisposable {
+  readonly #stats: PageStatsView;
+
+  /** `ram` must outlive this. Throws NativeError; EPERM: this process may not use userfaultfd. */
+  constructor(ram: Ram, config: PageSinkConfig) {
+    // struct gy_sink_config
+    const raw = new DataView(new ArrayBuffer(24));
+    raw.setBigUint64(0, BigInt(config.precopyWindowBytes), true);
+    raw.setBigUint64(8, BigInt(config.postcopyWindowBytes), true);
+    raw.setUint32(16, config.prefetch ? 1 : 0, true);
+    const out = new OutPointer();
+    const err = new OutText();
+    const op = "catch page faults of guest RAM";
+    const bytes = new Uint8Array(raw.buffer);
+    unwrap(op, shim().gy_sink_create(ram.pointer, bytes, out.cell, err.bytes, err.bytes.length), err.text);
+    super(out.take(op));
+    const stats = shim().gy_sink_stats(this.pointer);
+    if (!stats) throw new Error("gy_sink_stats() gave no memory");
+    this.#stats = new PageStatsView(stats);
+  }
+
+  /** Takes the channel over, also when it throws. */
+  add(channel: Channel, role: PageRole): void {
+    unwrap("pull over a page connection", shim().gy_sink_add(this.pointer, channel.give(), ROLE[role]));
+  }
+
+  async dropChannels(): Promise<void> {
+    await shim().gy_sink_drop_channels(this.pointer);
+  }
+
+  /** Begins a pre-copy round over an encoded set; resolves with the number of pages wanted. EBADMSG, EBUSY. */
+  async round(set: Uint8Array<ArrayBuffer>, deadlineMs: number): Promise<number> {
+    const result = await shim().gy_sink_round(this.pointer, set, BigInt(set.length), Math.max(0, Math.ceil(deadlineMs)));
+    return unwrap("begin a pre-copy round", result);
+  }
+
+  endRound(): void {
+    unwrap("end a pre-copy round", shim().gy_sink_end_round(this.pointer));
+  }
+
+  /** These pages are only at the source; their stale copies are dropped. Resolves with the pages wanted. */
+  async discard(set: Uint8Array<ArrayBuffer>): Promise<number> {
+    return unwrap("drop stale pages", await shim().gy_sink_discard(this.pointer, set, BigInt(set.length)));
+  }
+
+  /** Post-copy begins; resolves with the pages missing. */
+  async arm(): Promise<number> {
+    return unwrap("arm the pager", await shim().gy_sink_arm(this.pointer));
+  }
+
+  run(): void {
+    unwrap("start prefetch", shim().gy_sink_run(this.pointer));
+  }
+
+  /** After `complete`: the RAM file is ordinary memory again. */
+  disarm(): void {
+    unwrap("disarm the pager", shim().gy_sink_disarm(this.pointer));
+  }
+
+  async wait(timeoutMs: number): Promise<PagerEvents | null> {
+    return pagerEvents("wait for pages", await shim().gy_sink_wait(this.pointer, timeoutMs));
+  }
+
+  stats(): PageStats {
+    return this.#stats.read();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const pointer = this.release();
+    if (pointer) await shim().gy_sink_destroy(pointer);
+  }
+}

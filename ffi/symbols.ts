@@ -1,0 +1,86 @@
+/** Every function of c-shim/gyges.h that TypeScript calls; `tests/unit/symbols_test.ts` holds it against the header. */
+
+const OUT = "buffer"; // one-element BigUint64Array that receives a handle or a value
+
+export const SYMBOLS = {
+  gy_abi_version: { parameters: [], result: "u32" },
+
+  // RAM file
+  gy_ram_create: { parameters: ["u64", OUT], result: "i32" },
+  gy_ram_destroy: { parameters: ["pointer"], result: "void" },
+  gy_ram_read: { parameters: ["pointer", "u64", "buffer", "u64"], result: "i64" },
+  gy_ram_write: { parameters: ["pointer", "u64", "buffer", "u64"], result: "i64" },
+  gy_ram_allocated: { parameters: ["pointer"], result: "i64" },
+
+  // micro-VM: handle, config, out, err, err_bytes
+  gy_vm_create: { parameters: ["pointer", "buffer", OUT, "buffer", "u32"], result: "i32", nonblocking: true },
+  gy_vm_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
+  gy_vm_boot: { parameters: ["pointer"], result: "i32" },
+  gy_vm_run: { parameters: ["pointer"], result: "i32" },
+  gy_vm_stop: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
+  gy_vm_save: { parameters: ["pointer", "buffer", "u64", "buffer", "u32"], result: "i64" },
+  gy_vm_state_bytes: { parameters: ["pointer"], result: "i64" },
+  gy_vm_restore: { parameters: ["pointer", "buffer", "u64", "buffer", "u32"], result: "i32", nonblocking: true },
+  gy_vm_report: { parameters: ["pointer", "buffer"], result: "i32" },
+  gy_vm_reset_stall: { parameters: ["pointer"], result: "i32" },
+  gy_vm_check_ram: { parameters: ["pointer", "buffer"], result: "i32", nonblocking: true },
+  gy_vm_wait: { parameters: ["pointer", "u32", "buffer", "u32"], result: "i32", nonblocking: true },
+  gy_vm_dirty_start: { parameters: ["pointer"], result: "i32", nonblocking: true },
+  gy_vm_dirty_stop: { parameters: ["pointer"], result: "i32", nonblocking: true },
+  gy_vm_dirty_collect: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
+
+  // channels
+  gy_listener_create: { parameters: ["buffer", "u32", OUT], result: "i32", nonblocking: true },
+  gy_listener_port: { parameters: ["pointer"], result: "i32" },
+  gy_listener_accept: { parameters: ["pointer", "u32", OUT], result: "i32", nonblocking: true },
+  gy_listener_destroy: { parameters: ["pointer"], result: "void" },
+  gy_channel_connect: { parameters: ["buffer", "u32", "u32", OUT], result: "i32", nonblocking: true },
+  // channel, key, flags, timeout_ms, err, err_bytes
+  gy_channel_secure: {
+    parameters: ["pointer", "buffer", "u32", "u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  gy_channel_recv_frame: { parameters: ["pointer", "buffer", "u64", "u32"], result: "i64", nonblocking: true },
+  // channel, text, text_bytes, payload, payload_bytes, timeout_ms
+  gy_channel_send_frame: {
+    parameters: ["pointer", "buffer", "u32", "buffer", "u32", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  gy_channel_shutdown: { parameters: ["pointer"], result: "void" },
+  gy_channel_destroy: { parameters: ["pointer"], result: "void" },
+
+  // page sets
+  gy_set_encode: { parameters: ["buffer", "u64", "buffer", "u64"], result: "i64" },
+  gy_set_bound: { parameters: ["u64"], result: "u64" },
+  gy_set_decode: { parameters: ["buffer", "u64", "buffer", "u64"], result: "i64" },
+  gy_set_count: { parameters: ["buffer", "u64"], result: "i64" },
+
+  // source
+  gy_source_create: { parameters: ["pointer", "u64", OUT], result: "i32" },
+  gy_source_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
+  gy_source_add: { parameters: ["pointer", "pointer", "u32"], result: "i32" },
+  gy_source_drop_channels: { parameters: ["pointer"], result: "void", nonblocking: true },
+  gy_source_scan_present: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
+  gy_source_stats: { parameters: ["pointer"], result: "pointer" },
+  gy_source_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
+
+  // sink: ram, config, out, err, err_bytes
+  gy_sink_create: { parameters: ["pointer", "buffer", OUT, "buffer", "u32"], result: "i32" },
+  gy_sink_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
+  gy_sink_add: { parameters: ["pointer", "pointer", "u32"], result: "i32" },
+  gy_sink_drop_channels: { parameters: ["pointer"], result: "void", nonblocking: true },
+  gy_sink_round: { parameters: ["pointer", "buffer", "u64", "u32"], result: "i64", nonblocking: true },
+  gy_sink_end_round: { parameters: ["pointer"], result: "i32" },
+  gy_sink_discard: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
+  gy_sink_arm: { parameters: ["pointer"], result: "i64", nonblocking: true },
+  gy_sink_run: { parameters: ["pointer"], result: "i32" },
+  gy_sink_disarm: { parameters: ["pointer"], result: "i32" },
+  gy_sink_stats: { parameters: ["pointer"], result: "pointer" },
+  gy_sink_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
+
+  // faults made on purpose
+  gy_inject: { parameters: ["u32", "u64"], result: "i32" },
+  gy_inject_skip_dirty: { parameters: ["buffer", "u64"], result: "i32" },
+} as const satisfies Deno.ForeignLibraryInterface;
