@@ -22,7 +22,7 @@ export const BRIEF = prose`Moves a running KVM guest to another host, post-copy.
 export const grammar = or(doctor, vm, prepare, migrate, monitor, cancel, demo, man);
 
 /** Every command, as the words that call it. */
-export const COMMANDS: readonly (readonly string[])[] = [
+export const COMMANDS: readonly (readonly [string, ...string[]])[] = [
   ["doctor"],
   ["vm", "start"],
   ["vm", "status"],
