@@ -1,4 +1,8 @@
-/** c-shim/host.h: what only system calls can tell about this host. The library is opened by the first call. */
+/**
+ * c-shim/host.h: what only system calls can tell about this host. The library is opened by the first call, for these
+ * functions only: `gyges doctor` must have its say also with a library that is of no use for anything else.
+ */
+import { libraryPath } from "./library.ts";
 
 /** Bits of `kvmCaps`, enum gy_host_kvm_cap. */
 export const KVM_CAP = {
@@ -44,10 +48,6 @@ const SYMBOLS = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 let opened: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
-
-function libraryPath(): string | URL {
-  return Deno.env.get("GYGES_LIB") ?? new URL("../c-shim/build/libgyges.so", import.meta.url);
-}
 
 /** Throws what Deno.dlopen throws when the library, or one that it needs, cannot be opened. */
 function library(): Deno.DynamicLibrary<typeof SYMBOLS> {
