@@ -7,6 +7,7 @@
 import { ControlClient, ControlError } from "../lib/control/client.ts";
 import { isOwned, logPathIn, makePrivate, ownerPid, runtimeBase } from "../lib/control/runtime_dir.ts";
 import { EXIT, type ExitCode, GygesError, UsageError } from "../lib/errors.ts";
+import { selfCommand } from "../lib/host/self.ts";
 import type { ActionContext } from "./action.ts";
 import { standardStreams } from "./terminal.ts";
 
@@ -17,14 +18,6 @@ const POLL_MS = 20;
 class DetachError extends GygesError {
   override readonly name = "DetachError";
   readonly exitCode = EXIT.internal;
-}
-
-/** This program again: the single file, or Deno on the source tree. */
-function selfCommand(): { program: string; before: string[] } {
-  const self = Deno.env.get("GYGES_SELF");
-  if (self) return { program: self, before: [] };
-  if (Deno.build.standalone) return { program: Deno.execPath(), before: [] };
-  return { program: Deno.execPath(), before: ["run", "--quiet", "-A", Deno.mainModule] };
 }
 
 /** Starts the command of `context` without `--detach`, returns when process `name` answers. */

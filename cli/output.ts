@@ -3,7 +3,7 @@
  * only, one a line, errors too, and an error is the last line.
  */
 import { toErrorEvent } from "../lib/control/error_event.ts";
-import type { GygesEvent } from "../lib/events.ts";
+import type { GygesEvent, Sample } from "../lib/events.ts";
 import { formatNs } from "../lib/units.ts";
 import { adviceFor, exitCodeOf } from "./exit.ts";
 import { Progress } from "./progress.ts";
@@ -66,11 +66,16 @@ export class Output {
   /** Objects with `--json`, otherwise `text` of them. */
   answer(objects: readonly CliObject[], text: () => string): void {
     if (!this.json) return this.result(text());
-    for (const object of objects) this.#line(object);
+    for (const object of objects) this.object(object);
+  }
+
+  /** One object with `--json`; nothing otherwise. */
+  object(object: CliObject): void {
+    if (this.json) this.#terminal.out(`${JSON.stringify(object)}\n`);
   }
 
   event(event: GygesEvent): void {
-    if (this.json) return this.#line(event);
+    if (this.json) return this.object(event);
     switch (event.type) {
       case "ticket":
         return this.result(event.ticket);
@@ -95,10 +100,15 @@ export class Output {
     }
   }
 
+  /** How far things are, for people only. */
+  progress(sample: Sample): void {
+    if (!this.json) this.#progress.show(sample);
+  }
+
   /** The error that ends the command. */
   error(error: unknown): void {
     const event = toErrorEvent(error);
-    if (this.json) return this.#line(event);
+    if (this.json) return this.object(event);
     this.say(`gyges: ${event.message}`);
     const advice = adviceFor(exitCodeOf(error));
     if (advice) this.say(advice);
@@ -108,9 +118,5 @@ export class Output {
   /** Takes the progress line away. */
   end(): void {
     this.#progress.clear();
-  }
-
-  #line(object: CliObject): void {
-    this.#terminal.out(`${JSON.stringify(object)}\n`);
   }
 }

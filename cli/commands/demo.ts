@@ -28,12 +28,19 @@ const options = object({
   json: jsonOption,
 });
 
+/** `file` if its ending names a format. Throws UsageError before anything has run. */
+function checkReport(file: string): string {
+  if (/\.(svg|html?)$/.test(file)) return file;
+  throw new UsageError(`Cannot write the report to "${file}" as its ending names no format: use .html or .svg`);
+}
+
 export const demo = command(
   "demo",
-  map(options, ({ json }): Action => ({
+  map(options, ({ json, report, ...rest }): Action => ({
     output: { json },
-    run() {
-      return Promise.reject(new UsageError("not built yet"));
+    async run({ output }) {
+      const { runDemo } = await import("../demo/run.ts");
+      return await runDemo({ ...rest, ...(report !== undefined && { report: checkReport(report) }) }, output);
     },
   })),
   {

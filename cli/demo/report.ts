@@ -1,0 +1,137 @@
+/** The pictures of all runs as one SVG, and as an HTML page with the table. Pure text; nothing is fetched to show it. */
+import type { ScenarioResult } from "../../lib/demo/runner.ts";
+import { ratesOf } from "../../lib/demo/series.ts";
+import { formatNs, formatRate } from "../../lib/units.ts";
+import { commonSpan, FIGURES, linkScale, proofText, type Span } from "./comparison.ts";
+
+const WIDTH = 860;
+const PANEL_HEIGHT = 190;
+const PLOT = { left: 60, right: 20, top: 46, height: 110 };
+const PLOT_WIDTH = WIDTH - PLOT.left - PLOT.right;
+/** One bin for each this many milliseconds. */
+const BIN_MS = 50;
+
+export interface ReportOptions {
+  results: readonly ScenarioResult[];
+  bandwidthBytesPerSecond: number;
+  /** What was run, on what, in a sentence or two. */
+  about: string;
+}
+
+function escaped(text: string): string {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
+}
+
+function text(x: number, y: number, words: string, attributes = ""): string {
+  return `<text x="${x}" y="${y}" ${attributes}>${escaped(words)}</text>`;
+}
+
+/** Maps times and shares of full height to the plot. */
+function scales(span: Span) {
+  const x = (ms: number) => PLOT.left + (PLOT_WIDTH * (ms - span.fromMs)) / (span.toMs - span.fromMs);
+  const y = (share: number) => PLOT.top + PLOT.height * (1 - Math.min(1.1, Math.max(0, share)));
+  return { x, y };
+}
+
+/** Pre-copy, downtime and post-copy as shaded spans. */
+function phases({ summary, beganMs }: ScenarioResult, span: Span): string[] {
+  const { x } = scales(span);
+  const stopMs = beganMs + (summary.precopy_rounds > 0 ? summary.precopy_ns / 1e6 : 0);
+  const runMs = stopMs + summary.downtime_ns / 1e6;
+  const endMs = beganMs + summary.total_ns / 1e6;
+  const shade = (from: number, to: number, fill: string) => {
+    const width = Math.max(1, x(to) - x(from));
+    return `<rect x="${x(from).toFixed(1)}" y="${PLOT.top}" width="${
+      width.toFixed(1)
+    }" height="${PLOT.height}" fill="${fill}"/>`;
+  };
+  const shades = [shade(runMs, endMs, "#eef3fb"), shade(stopMs, runMs, "#f3b0a8")];
+  return stopMs > beganMs ? [shade(beganMs, stopMs, "#f4f1e4"), ...shades] : shades;
+}
+
+function line(points: readonly (readonly [number, number])[], colour: string): string {
+  const path = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
+  return `<polyline points="${path}" fill="none" stroke="${colour}" stroke-width="1.5"/>`;
+}
+
+function axis(span: Span): string[] {
+  const { x } = scales(span);
+  const step = [100, 200, 500, 1000, 2000, 5000, 10_000, 30_000].find((ms) => (span.toMs - span.fromMs) / ms <= 12) ??
+    60_000;
+  const marks: string[] = [];
+  for (let ms = Math.ceil(span.fromMs / step) * step; ms <= span.toMs; ms += step) {
+    marks.push(text(x(ms), PLOT.top + PLOT.height + 14, `${ms / 1000} s`, 'class="mark"'));
+  }
+  return marks;
+}
+
+function panel(result: ScenarioResult, span: Span, linkBytesPerSecond: number): string {
+  const { scenario, summary, lost, points } = result;
+  const { x, y } = scales(span);
+  const toMs = points.at(-1)?.ms ?? span.toMs;
+  const bins = Math.max(1, Math.round((toMs - span.fromMs) / BIN_MS));
+  const rates = ratesOf(points, { fromMs: span.fromMs, toMs, bins });
+  const middle = (rate: { fromMs: number; toMs: number }) => x((rate.fromMs + rate.toMs) / 2);
+  const work = rates.map((r) => [middle(r), y(r.touchesPerSecond / Math.max(1, lost.undisturbedPerSecond))] as const);
+  const link = rates.map((r) => [middle(r), y(r.wireBytesPerSecond / linkBytesPerSecond)] as const);
+  const figures = `total ${formatNs(summary.total_ns)}, downtime ${formatNs(summary.downtime_ns)}, ` +
+    `largest stall ${formatNs(summary.guest.largest_stall_ns)}, work lost ${formatNs(Math.max(0, lost.seconds) * 1e9)}`;
+  return [
+    text(PLOT.left, 18, `${scenario.name}: ${scenario.about}`, 'class="title"'),
+    text(PLOT.left, 36, figures),
+    ...phases(result, span),
+    `<rect x="${PLOT.left}" y="${PLOT.top}" width="${PLOT_WIDTH}" height="${PLOT.height}" fill="none" stroke="#999"/>`,
+    text(PLOT.left - 6, PLOT.top + 8, "100%", 'text-anchor="end"'),
+    text(PLOT.left - 6, PLOT.top + PLOT.height, "0", 'text-anchor="end"'),
+    line(link, "#2f6fb7"),
+    line(work, "#1e8a4c"),
+    ...axis(span),
+  ].join("\n");
+}
+
+export function svgReport({ results, bandwidthBytesPerSecond, about }: ReportOptions): string {
+  const span = commonSpan(results);
+  const link = linkScale(results, bandwidthBytesPerSecond);
+  const height = PANEL_HEIGHT * results.length + 60;
+  const panels = results.map((result, i) =>
+    `<g transform="translate(0 ${40 + i * PANEL_HEIGHT})">\n${panel(result, span, link)}\n</g>`
+  );
+  const legend = `green: the guest's work, 100% is undisturbed; blue: the link, 100% is ${formatRate(link)}; ` +
+    "yellow: pre-copy; red: downtime; pale blue: post-copy";
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="sans-serif" font-size="12">`,
+    "<style>.title { font-weight: bold } .mark { text-anchor: middle; fill: #555 }</style>",
+    `<rect width="${WIDTH}" height="${height}" fill="#fff"/>`,
+    text(PLOT.left, 20, legend),
+    ...panels,
+    text(PLOT.left, height - 10, about, 'fill="#555"'),
+    "</svg>",
+  ].join("\n");
+}
+
+export function htmlReport(options: ReportOptions): string {
+  const { results, about } = options;
+  const cells = (tag: string, words: readonly string[]) =>
+    words.map((word) => `<${tag}>${escaped(word)}</${tag}>`).join("");
+  const rows = FIGURES.map(([label, of]) => `<tr>${cells("th", [label.trim()])}${cells("td", results.map(of))}</tr>`);
+  return [
+    "<!doctype html>",
+    '<html lang="en"><meta charset="utf-8"><title>Gyges demo</title>',
+    "<style>body { font: 14px sans-serif; max-width: 900px; margin: 2em auto } th { text-align: left; font-weight: normal }",
+    "td { text-align: right; padding-left: 2em } thead th { font-weight: bold; text-align: right }</style>",
+    "<h1>Gyges demo</h1>",
+    `<p>${escaped(about)}</p>`,
+    `<table><thead><tr>${cells("th", ["", ...results.map((result) => result.scenario.name)])}</tr></thead>`,
+    `<tbody>\n${rows.join("\n")}\n</tbody></table>`,
+    `<ul>${results.map((result) => `<li>${escaped(proofText(result))}</li>`).join("")}</ul>`,
+    svgReport(options),
+    "</html>",
+  ].join("\n");
+}
+
+/** The report in the format that `file` asks for by its ending; null for an ending that is neither. */
+export function reportFor(file: string, options: ReportOptions): string | null {
+  if (file.endsWith(".svg")) return `${svgReport(options)}\n`;
+  if (file.endsWith(".html") || file.endsWith(".htm")) return `${htmlReport(options)}\n`;
+  return null;
+}
