@@ -43,6 +43,7 @@ struct gy_vcpu {
 	/* Under vm->lock. */
 	bool parked;			/* outside KVM_RUN, no exit half done */
 	bool failed;			/* does not run again until the next boot or restore */
+	bool tables_present;		/* its thread's own: no page table is missing any more */
 };
 
 struct gy_vm {

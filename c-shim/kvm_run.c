@@ -7,6 +7,7 @@
  * returned, the thread enters once more before it parks, so that KVM finishes an MMIO that it began.
  */
 #include <errno.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -21,9 +22,17 @@ static int kick_signal(void)
 	return SIGRTMIN + 5;
 }
 
+/* Where the kick takes a vCPU thread that waits for a page in user mode; NULL in all other places and threads. */
+static __thread sigjmp_buf *escape;
+
+/* Only there so that the signal interrupts KVM_RUN instead of ending the process. */
 static void on_kick(int signal)
 {
-	(void)signal;	/* only there so that the signal interrupts KVM_RUN instead of ending the process */
+	sigjmp_buf *to = __atomic_exchange_n(&escape, NULL, __ATOMIC_SEQ_CST);
+
+	(void)signal;
+	if (to)
+		siglongjmp(*to, 1);
 }
 
 /* Ours, or nobody's: a handler that the process has set stays. */
@@ -198,11 +207,40 @@ static bool handle_exit(struct gy_vcpu *vcpu)
 	}
 }
 
+/*
+ * KVM that shadows page tables (as on hosts without nested paging) walks them in the kernel, and a fault that the
+ * kernel itself takes on a missing page is retried for as long as a signal is pending: a stop would fail and burn
+ * a CPU. So a vCPU waits for its page tables here, in user mode, where the kick's handler can jump out of the read.
+ */
+static bool read_tables(struct gy_vcpu *vcpu)
+{
+	const struct gy_vm *vm = vcpu->vm;
+	const volatile uint8_t *tables = vm->ram->guest + GY_GUEST_TABLES_PAGE * GY_PAGE_BYTES;
+	sigjmp_buf back;
+
+	if (sigsetjmp(back, 1))
+		return false;
+	__atomic_store_n(&escape, &back, __ATOMIC_SEQ_CST);
+	/* A kick that came before there was a way to jump has set this. */
+	if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST)) {
+		__atomic_store_n(&escape, NULL, __ATOMIC_SEQ_CST);
+		return false;
+	}
+	for (uint64_t i = 0; i < vm->layout.table_pages; i++)
+		(void)tables[i * GY_PAGE_BYTES];
+	__atomic_store_n(&escape, NULL, __ATOMIC_SEQ_CST);
+	return true;
+}
+
 /* Runs until interrupted or failed; an exit is always finished by the KVM_RUN after it. */
 static void vcpu_run(struct gy_vcpu *vcpu)
 {
 	int ret;
 
+	if (!vcpu->tables_present)
+		vcpu->tables_present = read_tables(vcpu);
+	if (!vcpu->tables_present)
+		return;
 	do {
 		if (!ioctl(vcpu->fd, KVM_RUN, 0))
 			continue;
@@ -316,8 +354,10 @@ void gy_vm_renew(struct gy_vm *vm, uint32_t booted_vcpus)
 	pthread_mutex_lock(&vm->lock);
 	vm->events = 0;
 	vm->booted_vcpus = booted_vcpus;
-	for (uint32_t i = 0; i < vm->config.vcpus; i++)
+	for (uint32_t i = 0; i < vm->config.vcpus; i++) {
 		vm->vcpu[i].failed = false;
+		vm->vcpu[i].tables_present = false;
+	}
 	pthread_mutex_unlock(&vm->lock);
 }
 
