@@ -5,8 +5,8 @@
  * answers, the log moves into its directory; if it fails, its words and its code are passed on.
  */
 import { ControlClient, ControlError } from "../lib/control/client.ts";
-import { isOwned, logPathIn, makePrivate, ownerPid, runtimeBase } from "../lib/control/runtime_dir.ts";
-import { EXIT, type ExitCode, GygesError, UsageError } from "../lib/errors.ts";
+import { inUse, isOwned, logPathIn, makePrivate, ownerPid, runtimeBase } from "../lib/control/runtime_dir.ts";
+import { EXIT, type ExitCode, GygesError } from "../lib/errors.ts";
 import { selfCommand } from "../lib/host/self.ts";
 import type { ActionContext } from "./action.ts";
 import { standardStreams } from "./terminal.ts";
@@ -24,17 +24,28 @@ class DetachError extends GygesError {
 export async function startDetached(name: string, context: ActionContext): Promise<ExitCode> {
   const base = runtimeBase();
   const directory = `${base}/${name}`;
-  if (isOwned(directory)) {
-    throw new UsageError(
-      `Cannot take the name "${name}" as process ${ownerPid(directory)} has it: choose another name`,
-    );
-  }
+  if (isOwned(directory)) throw inUse(name, directory);
   makePrivate(base);
   const log = `${base}/.log-${crypto.randomUUID()}`;
   Deno.writeTextFileSync(log, "", { mode: 0o600, createNew: true });
+  let started = false;
+  try {
+    const child = spawn(context.args, log);
+    const code = await answerOrEnd(name, directory, child);
+    if (code !== null) return knownCode(code);
+    Deno.renameSync(log, logPathIn(directory));
+    started = true;
+    context.output.answer([{ type: "started", name, pid: child.pid }], () => `${name} ${child.pid}`);
+    return EXIT.completed;
+  } finally {
+    if (!started) passOnWords(log);
+  }
+}
+
+function spawn(args: readonly string[], log: string): Deno.ChildProcess {
   const { program, before } = selfCommand();
   const child = new Deno.Command(program, {
-    args: [...before, ...context.args.filter((arg) => arg !== "--detach")],
+    args: [...before, ...args.filter((arg) => arg !== "--detach")],
     env: { GYGES_LOG: log },
     detached: true,
     stdin: "null",
@@ -43,11 +54,7 @@ export async function startDetached(name: string, context: ActionContext): Promi
     stderr: "inherit",
   }).spawn();
   child.unref();
-  const code = await answerOrEnd(name, directory, child);
-  if (code !== null) return passOn(log, code);
-  Deno.renameSync(log, logPathIn(directory));
-  context.output.answer([{ type: "started", name, pid: child.pid }], () => `${name} ${child.pid}`);
-  return EXIT.completed;
+  return child;
 }
 
 /** null once `child` answers as `name`; its exit code if it ended instead. Throws DetachError at the deadline. */
@@ -79,11 +86,14 @@ async function answers(name: string): Promise<boolean> {
 }
 
 /** The child's words, where it would have said them itself: JSON lines on stdout, everything else on stderr. */
-function passOn(log: string, code: number): ExitCode {
+function passOnWords(log: string): void {
   for (const line of Deno.readTextFileSync(log).split("\n").filter((line) => line !== "")) {
     if (line.startsWith("{")) standardStreams.out(`${line}\n`);
     else standardStreams.err(`${line}\n`);
   }
   Deno.removeSync(log);
+}
+
+function knownCode(code: number): ExitCode {
   return Object.values(EXIT).find((known) => known === code) ?? EXIT.internal;
 }

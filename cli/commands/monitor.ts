@@ -3,7 +3,9 @@ import { object } from "@optique/core/constructs";
 import { map } from "@optique/core/modifiers";
 import { argument, command, option } from "@optique/core/primitives";
 import { EXIT } from "../../lib/errors.ts";
+import type { Sample } from "../../lib/events.ts";
 import type { Action } from "../action.ts";
+import { plainLine } from "../progress.ts";
 import { prose } from "../prose.ts";
 import { jsonOption, runningName, valuesFooter } from "../values.ts";
 
@@ -26,14 +28,20 @@ export const monitor = command(
       // Detaching hurts nobody, so it needs no word.
       using interrupts = new Interrupts({ say: () => {}, lookWith: "" });
       const intervalMs = json || !Deno.stderr.isTerminal() ? LINES_INTERVAL_MS : TERMINAL_INTERVAL_MS;
+      let last: Sample | undefined;
       try {
         for await (const sample of monitor(name, { intervalMs, signal: interrupts.signal })) {
+          last = sample;
+          if (once) break;
           output.event(sample);
-          if (once || output.closed) break;
+          if (output.closed) break;
         }
       } catch (error) {
         if (!interrupts.signal.aborted) throw error;
       }
+      // A line that was redrawn is gone by now, so the last state of things is left standing.
+      if (last && once) output.answer([last], () => plainLine(last));
+      else if (last && Deno.stderr.isTerminal()) output.result(plainLine(last));
       return EXIT.completed;
     },
   })),

@@ -117,7 +117,8 @@ function isMissing(cause: unknown): boolean {
   return cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.NotADirectory;
 }
 
-function inUse(name: string, directory: string): UsageError {
+/** The error for a name that a living process has. */
+export function inUse(name: string, directory: string): UsageError {
   const pid = ownerPid(directory);
   const who = pid ? `process ${pid} has it` : "another process is claiming it";
   return new UsageError(
