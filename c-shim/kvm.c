@@ -234,9 +234,11 @@ int gy_vm_create(struct gy_ram *ram, const struct gy_vm_config *config, struct g
 	vm->fd = -1;
 	for (uint32_t i = 0; i < GY_VM_MAX_VCPUS; i++)
 		vm->vcpu[i].fd = -1;
-	ret = make_locks(vm);
-	if (!ret)
-		ret = gy_guest_layout_make(ram, &vm->config, &vm->layout, &words);
+	if (make_locks(vm)) {
+		free(vm);
+		return gy_err_set(&words, -ENOMEM, "Cannot make a VM: out of memory");
+	}
+	ret = gy_guest_layout_make(ram, &vm->config, &vm->layout, &words);
 	if (!ret)
 		ret = open_kvm(vm, &words);
 	if (!ret)

@@ -236,20 +236,34 @@ static int restore_irqchips(struct gy_vm *vm, const struct gy_blob *blob, const 
 	return 0;
 }
 
+static struct gy_restore_clock restore_clock(const struct gy_vm *vm, const struct gy_blob *blob,
+					     const struct gy_state_machine *machine)
+{
+	struct gy_restore_clock clock = { .tsc_floor = UINT64_MAX };
+	uint64_t now = realtime_ns();
+
+	/* Clocks of two hosts may differ by more than the move took. */
+	clock.elapsed_ns = now > machine->realtime_ns ? now - machine->realtime_ns : 0;
+	for (uint32_t i = 0; i < vm->config.vcpus; i++) {
+		uint64_t tsc = gy_vcpu_saved_tsc(blob, i);
+
+		clock.tsc_floor = tsc < clock.tsc_floor ? tsc : clock.tsc_floor;
+	}
+	return clock;
+}
+
 static int restore_all(struct gy_vm *vm, const struct gy_blob *blob, const struct gy_state_machine *machine,
 		       const struct gy_kvm_cpuid *cpuid, const struct gy_err *err)
 {
-	uint64_t now = realtime_ns();
-	/* Clocks of two hosts may differ by more than the move took. */
-	uint64_t elapsed_ns = now > machine->realtime_ns ? now - machine->realtime_ns : 0;
+	struct gy_restore_clock clock = restore_clock(vm, blob, machine);
 	int ret = set_cpuid(vm, cpuid, err);
 
 	if (!ret)
-		ret = set_clock(vm, machine, elapsed_ns, err);
+		ret = set_clock(vm, machine, clock.elapsed_ns, err);
 	if (!ret)
 		ret = restore_irqchips(vm, blob, err);
 	for (uint32_t i = 0; !ret && i < vm->config.vcpus; i++)
-		ret = gy_vcpu_restore(&vm->vcpu[i], blob, elapsed_ns, err);
+		ret = gy_vcpu_restore(&vm->vcpu[i], blob, &clock, err);
 	return ret;
 }
 

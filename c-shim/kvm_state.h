@@ -39,9 +39,17 @@ struct gy_state_machine {
 _Static_assert(sizeof(struct gy_state_shape) == 8 + sizeof(struct gy_vm_config), "no holes");
 _Static_assert(sizeof(struct gy_state_machine) == 24, "no holes");
 
-/* kvm_vcpu_state.c; @elapsed_ns: real time since the save, never negative. */
+struct gy_restore_clock {
+	uint64_t elapsed_ns;		/* real time since the save */
+	uint64_t tsc_floor;		/* no vCPU had seen a later TSC: all were stopped before any was read */
+};
+
+/* kvm_vcpu_state.c */
 int gy_vcpu_save(struct gy_vcpu *vcpu, struct gy_blob_writer *writer, const struct gy_err *err);
-int gy_vcpu_restore(struct gy_vcpu *vcpu, const struct gy_blob *blob, uint64_t elapsed_ns, const struct gy_err *err);
+int gy_vcpu_restore(struct gy_vcpu *vcpu, const struct gy_blob *blob, const struct gy_restore_clock *clock,
+		    const struct gy_err *err);
+/* The vCPU's TSC at the save; UINT64_MAX where the blob has none. */
+uint64_t gy_vcpu_saved_tsc(const struct gy_blob *blob, uint32_t vcpu);
 uint64_t gy_vcpu_state_bytes(const struct gy_vm *vm);
 
 /* kvm_cpuid.c */

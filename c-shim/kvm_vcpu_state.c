@@ -223,7 +223,36 @@ static void advance_tsc(struct kvm_msr_entry *entries, uint32_t n, uint64_t elap
 	}
 }
 
-static int restore_msrs(struct gy_vcpu *vcpu, const struct gy_blob *blob, uint64_t elapsed_ns,
+/* Some KVMs (PVM) show the host's own TSC and take a write without effect: there only a later TSC will do. */
+static int check_tsc_went_on(struct gy_vcpu *vcpu, uint64_t floor, const struct gy_err *err)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} now = { .head.nmsrs = 1, .entry.index = MSR_TSC };
+
+	if (ioctl(vcpu->fd, KVM_GET_MSRS, &now) == 1 && now.entry.data >= floor)
+		return 0;
+	return gy_err_set(err, -ENOTSUP,
+			  "Cannot run this guest here: the clock of vCPU %u would go back to %llu, must be at least %llu",
+			  vcpu->index, (unsigned long long)now.entry.data, (unsigned long long)floor);
+}
+
+uint64_t gy_vcpu_saved_tsc(const struct gy_blob *blob, uint32_t vcpu)
+{
+	uint64_t bytes = 0;
+	const uint8_t *from = gy_blob_find(blob, GY_STATE_MSRS, vcpu, &bytes);
+	struct kvm_msr_entry entry;
+
+	for (uint64_t at = 0; from && at + sizeof(entry) <= bytes; at += sizeof(entry)) {
+		memcpy(&entry, from + at, sizeof(entry));
+		if (entry.index == MSR_TSC)
+			return entry.data;
+	}
+	return UINT64_MAX;
+}
+
+static int restore_msrs(struct gy_vcpu *vcpu, const struct gy_blob *blob, const struct gy_restore_clock *clock,
 			const struct gy_err *err)
 {
 	uint64_t bytes = 0;
@@ -241,8 +270,10 @@ static int restore_msrs(struct gy_vcpu *vcpu, const struct gy_blob *blob, uint64
 	msrs = malloc(sizeof(*msrs));
 	if (entries && msrs) {
 		memcpy(entries, from, bytes);
-		advance_tsc(entries, n, elapsed_ns, vcpu->vm->tsc_khz);
+		advance_tsc(entries, n, clock->elapsed_ns, vcpu->vm->tsc_khz);
 		ret = set_msrs(vcpu, entries, n, msrs, err);
+		if (!ret)
+			ret = check_tsc_went_on(vcpu, clock->tsc_floor, err);
 	} else {
 		gy_err_set(err, ret, "Cannot restore a vCPU: out of memory");
 	}
@@ -251,13 +282,14 @@ static int restore_msrs(struct gy_vcpu *vcpu, const struct gy_blob *blob, uint64
 	return ret;
 }
 
-int gy_vcpu_restore(struct gy_vcpu *vcpu, const struct gy_blob *blob, uint64_t elapsed_ns, const struct gy_err *err)
+int gy_vcpu_restore(struct gy_vcpu *vcpu, const struct gy_blob *blob, const struct gy_restore_clock *clock,
+		    const struct gy_err *err)
 {
 	int ret = restore_parts(vcpu, parts_first, COUNT(parts_first), blob, err);
 
 	if (!ret)
 		ret = restore_xsave(vcpu, blob, err);
 	if (!ret)
-		ret = restore_msrs(vcpu, blob, elapsed_ns, err);
+		ret = restore_msrs(vcpu, blob, clock, err);
 	return ret ? ret : restore_parts(vcpu, parts_last, COUNT(parts_last), blob, err);
 }

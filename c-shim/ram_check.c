@@ -37,7 +37,7 @@ static void bad(struct check *check, uint64_t page)
 
 static bool all_zero(const uint64_t *words)
 {
-	return !memcmp(words, zero_page, GY_PAGE_BYTES);
+	return words == zero_page || !memcmp(words, zero_page, GY_PAGE_BYTES);
 }
 
 /* ---- workload pages ---- */
