@@ -226,6 +226,7 @@ enum gy_role { GY_ROLE_DEMAND = 1, GY_ROLE_PREFETCH = 2 };
 #define GY_EVENT_COMPLETE 2u
 #define GY_EVENT_LINK_LOST 4u
 #define GY_EVENT_FAILED 8u
+#define GY_EVENT_WAKE 16u	/* gy_source_wake() or gy_sink_wake() was called */
 
 /* @rate: bytes per second over all page connections, 0 without limit. */
 GY_EXPORT int gy_source_create(struct gy_ram *ram, uint64_t rate, struct gy_source **out);
@@ -243,6 +244,8 @@ GY_EXPORT int64_t gy_source_scan_present(struct gy_source *source, uint64_t *bit
 GY_EXPORT struct gy_page_stats *gy_source_stats(struct gy_source *source);
 /* Events since the last call, as a mask; -ETIMEDOUT. Any thread. */
 GY_EXPORT int gy_source_wait(struct gy_source *source, uint32_t timeout_ms);
+/* Any thread: ends a gy_source_wait(), so that the source can be destroyed. */
+GY_EXPORT void gy_source_wake(struct gy_source *source);
 
 /* ---- sink: the user pager's destination side ---------------------------------------------------- */
 
@@ -285,6 +288,7 @@ GY_EXPORT int gy_sink_run(struct gy_sink *sink);
 GY_EXPORT int gy_sink_disarm(struct gy_sink *sink);
 GY_EXPORT struct gy_page_stats *gy_sink_stats(struct gy_sink *sink);
 GY_EXPORT int gy_sink_wait(struct gy_sink *sink, uint32_t timeout_ms);
+GY_EXPORT void gy_sink_wake(struct gy_sink *sink);
 
 /* ---- faults made on purpose, for positive controls ---------------------------------------------- */
 

@@ -361,3 +361,8 @@ int gy_source_wait(struct gy_source *source, uint32_t timeout_ms)
 {
 	return events_wait(&source->events, timeout_ms);
 }
+
+void gy_source_wake(struct gy_source *source)
+{
+	events_raise(&source->events, GY_EVENT_WAKE);
+}

@@ -433,3 +433,8 @@ int gy_sink_wait(struct gy_sink *sink, uint32_t timeout_ms)
 {
 	return events_wait(&sink->events, timeout_ms);
 }
+
+void gy_sink_wake(struct gy_sink *sink)
+{
+	events_raise(&sink->events, GY_EVENT_WAKE);
+}

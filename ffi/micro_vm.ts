@@ -3,7 +3,7 @@ import { Handle, OutPointer, OutText, type Pointer } from "./handle.ts";
 import { shim } from "./library.ts";
 import { ERRNO, NativeError, unwrap } from "./native_error.ts";
 import type { PageSet } from "./page_set.ts";
-import { type Histogram, HIST_BYTES, readHistogram } from "./page_stats.ts";
+import { HIST_BYTES, type Histogram, readHistogram } from "./page_stats.ts";
 import type { Ram } from "./ram.ts";
 
 export const WORKLOAD = { uniform: 1, sequential: 2, zipf: 3 } as const;
@@ -71,6 +71,8 @@ function pageOrNull(page: bigint): number | null {
 }
 
 export class MicroVm extends Handle implements AsyncDisposable {
+  #waiting: Promise<number> = Promise.resolve(0);
+
   private constructor(pointer: Pointer) {
     super(pointer);
   }
@@ -159,8 +161,11 @@ export class MicroVm extends Handle implements AsyncDisposable {
 
   /** The next thing the guest tells; null when it told nothing in time. */
   async wait(timeoutMs: number): Promise<MicroVmEvent | null> {
+    if (this.gone) return null;
     const err = new OutText();
-    const result = await shim().gy_vm_wait(this.pointer, timeoutMs, err.bytes, err.bytes.length);
+    const waiting = shim().gy_vm_wait(this.pointer, timeoutMs, err.bytes, err.bytes.length);
+    this.#waiting = waiting;
+    const result = await waiting;
     if (result === -ERRNO.ETIMEDOUT || result === 0) return null;
     switch (unwrap("wait for the guest", result)) {
       case 1:
@@ -190,6 +195,9 @@ export class MicroVm extends Handle implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     const pointer = this.release();
-    if (pointer) await shim().gy_vm_destroy(pointer);
+    if (!pointer) return;
+    // A wait under way still uses the memory.
+    await this.#waiting;
+    await shim().gy_vm_destroy(pointer);
   }
 }

@@ -15,6 +15,7 @@ export interface PageSinkConfig {
 
 export class PageSink extends Handle implements AsyncDisposable {
   readonly #stats: PageStatsView;
+  #waiting: Promise<number> = Promise.resolve(0);
 
   /** `ram` must outlive this. Throws NativeError; EPERM: this process may not use userfaultfd. */
   constructor(ram: Ram, config: PageSinkConfig) {
@@ -45,7 +46,12 @@ export class PageSink extends Handle implements AsyncDisposable {
 
   /** Begins a pre-copy round over an encoded set; resolves with the number of pages wanted. EBADMSG, EBUSY. */
   async round(set: Uint8Array<ArrayBuffer>, deadlineMs: number): Promise<number> {
-    const result = await shim().gy_sink_round(this.pointer, set, BigInt(set.length), Math.max(0, Math.ceil(deadlineMs)));
+    const result = await shim().gy_sink_round(
+      this.pointer,
+      set,
+      BigInt(set.length),
+      Math.max(0, Math.ceil(deadlineMs)),
+    );
     return unwrap("begin a pre-copy round", result);
   }
 
@@ -72,8 +78,17 @@ export class PageSink extends Handle implements AsyncDisposable {
     unwrap("disarm the pager", shim().gy_sink_disarm(this.pointer));
   }
 
+  /** What happened since the last call; null when nothing did in time. One caller at a time. */
   async wait(timeoutMs: number): Promise<PagerEvents | null> {
-    return pagerEvents("wait for pages", await shim().gy_sink_wait(this.pointer, timeoutMs));
+    if (this.gone) return null;
+    const waiting = shim().gy_sink_wait(this.pointer, timeoutMs);
+    this.#waiting = waiting;
+    return pagerEvents("wait for pages", await waiting);
+  }
+
+  /** Ends a wait under way. */
+  wake(): void {
+    shim().gy_sink_wake(this.pointer);
   }
 
   stats(): PageStats {
@@ -82,6 +97,10 @@ export class PageSink extends Handle implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     const pointer = this.release();
-    if (pointer) await shim().gy_sink_destroy(pointer);
+    if (!pointer) return;
+    // A wait under way still uses the memory.
+    shim().gy_sink_wake(pointer);
+    await this.#waiting;
+    await shim().gy_sink_destroy(pointer);
   }
 }

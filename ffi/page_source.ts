@@ -22,11 +22,17 @@ export interface PagerEvents {
 export function pagerEvents(op: string, result: number): PagerEvents | null {
   if (result === -ERRNO.ETIMEDOUT) return null;
   const mask = unwrap(op, result);
-  return { roundDone: (mask & 1) !== 0, complete: (mask & 2) !== 0, linkLost: (mask & 4) !== 0, failed: (mask & 8) !== 0 };
+  return {
+    roundDone: (mask & 1) !== 0,
+    complete: (mask & 2) !== 0,
+    linkLost: (mask & 4) !== 0,
+    failed: (mask & 8) !== 0,
+  };
 }
 
 export class PageSource extends Handle implements AsyncDisposable {
   readonly #stats: PageStatsView;
+  #waiting: Promise<number> = Promise.resolve(0);
 
   /** `bytesPerSecond` over all connections, 0 without limit. `ram` must outlive this. */
   constructor(ram: Ram, bytesPerSecond: number) {
@@ -53,8 +59,12 @@ export class PageSource extends Handle implements AsyncDisposable {
     await shim().gy_source_drop_channels(this.pointer);
   }
 
+  /** What happened since the last call; null when nothing did in time. One caller at a time. */
   async wait(timeoutMs: number): Promise<PagerEvents | null> {
-    return pagerEvents("wait for page connections", await shim().gy_source_wait(this.pointer, timeoutMs));
+    if (this.gone) return null;
+    const waiting = shim().gy_source_wait(this.pointer, timeoutMs);
+    this.#waiting = waiting;
+    return pagerEvents("wait for page connections", await waiting);
   }
 
   stats(): PageStats {
@@ -63,6 +73,10 @@ export class PageSource extends Handle implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     const pointer = this.release();
-    if (pointer) await shim().gy_source_destroy(pointer);
+    if (!pointer) return;
+    // A wait under way still uses the memory.
+    shim().gy_source_wake(pointer);
+    await this.#waiting;
+    await shim().gy_source_destroy(pointer);
   }
 }

@@ -65,6 +65,7 @@ export const SYMBOLS = {
   gy_source_scan_present: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
   gy_source_stats: { parameters: ["pointer"], result: "pointer" },
   gy_source_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
+  gy_source_wake: { parameters: ["pointer"], result: "void" },
 
   // sink: ram, config, out, err, err_bytes
   gy_sink_create: { parameters: ["pointer", "buffer", OUT, "buffer", "u32"], result: "i32" },
@@ -79,6 +80,7 @@ export const SYMBOLS = {
   gy_sink_disarm: { parameters: ["pointer"], result: "i32" },
   gy_sink_stats: { parameters: ["pointer"], result: "pointer" },
   gy_sink_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
+  gy_sink_wake: { parameters: ["pointer"], result: "void" },
 
   // faults made on purpose
   gy_inject: { parameters: ["u32", "u64"], result: "i32" },

@@ -1,7 +1,19 @@
 /** What the command line may ask of the library: one function per command. */
-import type { ExitCode } from "./errors.ts";
+import * as v from "valibot";
+import { NativeError } from "../ffi/native_error.ts";
+import { ControlClient } from "./control/client.ts";
+import { listRunning, RuntimeDir } from "./control/runtime_dir.ts";
+import { ControlServer } from "./control/server.ts";
+import { EXIT, type ExitCode, PreflightError } from "./errors.ts";
 import type { GuestEvent, GygesEvent, Sample, Summary } from "./events.ts";
+import { MicroMachine, shapeOf } from "./machine/micro.ts";
+import { DestinationMigration } from "./migration/destination.ts";
+import { guestSchema, sampleSchema, summarySchema } from "./monitor/summary.ts";
 import type { MicroVmOptions, MigrateOptions, PrepareOptions } from "./options.ts";
+import { Reception } from "./resident/reception.ts";
+import { Resident } from "./resident/resident.ts";
+import type { WireMachine } from "./wire/messages.ts";
+import { parseTicket } from "./wire/ticket.ts";
 
 export interface RunOptions {
   /** Called for each thing worth telling, in order. */
@@ -11,45 +23,139 @@ export interface RunOptions {
 }
 
 /** Holds a new micro-VM until it is stopped or has moved away; `vm start`. */
-export function holdMicroVm(_name: string, _vm: MicroVmOptions, _run: RunOptions): Promise<ExitCode> {
-  throw new Error("not built yet");
+export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOptions): Promise<ExitCode> {
+  using directory = await RuntimeDir.claim(name);
+  const machine = await buildMachine(shapeOf(vm));
+  const resident = new Resident(name, run.onEvent);
+  resident.hold(machine);
+  machine.boot();
+  machine.run();
+  await using _server = new ControlServer(directory.socketPath, resident.handlers);
+  run.onEvent({ type: "guest", name, guest: { location: "source", ...machine.report() } });
+  return await untilEnded(resident, machine, run);
 }
 
 /** Waits for a guest, receives it and holds it from then on; `prepare --micro`. */
-export function prepareMicroVm(_name: string, _options: PrepareOptions, _run: RunOptions): Promise<ExitCode> {
-  throw new Error("not built yet");
+export async function prepareMicroVm(name: string, options: PrepareOptions, run: RunOptions): Promise<ExitCode> {
+  using directory = await RuntimeDir.claim(name);
+  let machine: MicroMachine | null = null;
+  const migration = new DestinationMigration({
+    tls: options.tls,
+    onEvent: run.onEvent,
+    build: async (shape) => machine = await buildMachine(shape),
+  });
+  const resident = new Resident(name, run.onEvent);
+  using reception = await Reception.open({ ...options, name, migration, onEvent: run.onEvent });
+  resident.receiveBy(migration, (error) => reception.refuse(error));
+  await using _server = new ControlServer(directory.socketPath, resident.handlers);
+  const interrupt = () => void resident.interrupt();
+  run.signal?.addEventListener("abort", interrupt, { once: true });
+  run.onEvent({ type: "ticket", ticket: reception.ticket });
+  const summary = await migration.receive(await reception.source);
+  reception[Symbol.dispose]();
+  run.signal?.removeEventListener("abort", interrupt);
+  run.onEvent(summary);
+  if (!machine) throw new Error("A migration completed without a machine");
+  resident.hold(machine);
+  return await untilEnded(resident, machine, run);
 }
 
 /** Moves the guest that process `name` holds to the destination behind `ticket`; resolves when it is complete. */
-export function migrate(
-  _name: string,
-  _ticket: string,
-  _options: MigrateOptions & RunOptions,
+export async function migrate(
+  name: string,
+  ticket: string,
+  options: MigrateOptions & RunOptions,
 ): Promise<Summary> {
-  throw new Error("not built yet");
+  const { onEvent, signal, ...params } = options;
+  parseTicket(ticket);
+  using client = await ControlClient.connect(name);
+  const result = await client.call("migrate", { ticket, ...params }, { onEvent, ...(signal ? { signal } : {}) });
+  return v.parse(summarySchema, result);
 }
 
 /** Samples of process `name`, one each `intervalMs`, until it ends or `signal` aborts. */
-export function monitor(_name: string, _options: { intervalMs: number; signal?: AbortSignal }): AsyncIterable<Sample> {
-  throw new Error("not built yet");
+export async function* monitor(
+  name: string,
+  options: { intervalMs: number; signal?: AbortSignal },
+): AsyncIterable<Sample> {
+  using client = await ControlClient.connect(name);
+  const queue: Sample[] = [];
+  let wake = Promise.withResolvers<void>();
+  let over = false;
+  const ended = client.call("monitor", { interval_ms: options.intervalMs }, {
+    onEvent(event) {
+      if (event.type === "sample") queue.push(event);
+      wake.resolve();
+    },
+    ...(options.signal ? { signal: options.signal } : {}),
+  }).catch((error) => {
+    // The process ends when its guest has moved away or was stopped, and an operator detaches: both are ordinary.
+    if (!(options.signal?.aborted ?? false) && queue.length === 0 && !over) return error;
+  }).finally(() => {
+    over = true;
+    wake.resolve();
+  });
+  while (!over || queue.length > 0) {
+    const sample = queue.shift();
+    if (sample) yield sample;
+    else {
+      await wake.promise;
+      wake = Promise.withResolvers();
+    }
+  }
+  const error = await ended;
+  if (error instanceof Error) throw error;
 }
 
 /** Cancels the migration that process `name` is making; resolves once the guest runs at the source again. */
-export function cancel(_name: string): Promise<void> {
-  throw new Error("not built yet");
+export async function cancel(name: string): Promise<void> {
+  using client = await ControlClient.connect(name);
+  await client.call("cancel");
 }
 
 /** The guest's own report; with `verify` the guest is stopped for a moment and all of its RAM checked by the host. */
-export function vmStatus(_name: string, _options: { verify: boolean }): Promise<GuestEvent> {
-  throw new Error("not built yet");
+export async function vmStatus(name: string, options: { verify: boolean }): Promise<GuestEvent> {
+  using client = await ControlClient.connect(name);
+  return v.parse(guestSchema, await client.call("status", options));
 }
 
 /** Names of the processes that own a directory here and answer, with what they are doing. */
-export function vmList(): Promise<Sample[]> {
-  throw new Error("not built yet");
+export async function vmList(): Promise<Sample[]> {
+  const samples = await Promise.allSettled(
+    listRunning().map(async ({ name }) => {
+      using client = await ControlClient.connect(name);
+      return v.parse(sampleSchema, await client.call("sample", {}, { timeoutMs: 2_000 }));
+    }),
+  );
+  return samples.flatMap((sample) => sample.status === "fulfilled" ? [sample.value] : []);
 }
 
 /** Stops the guest, checks all of its RAM, ends the process that holds it. */
-export function vmStop(_name: string): Promise<GuestEvent> {
-  throw new Error("not built yet");
+export async function vmStop(name: string): Promise<GuestEvent> {
+  using client = await ControlClient.connect(name);
+  return v.parse(guestSchema, await client.call("stop"));
+}
+
+async function buildMachine(shape: WireMachine): Promise<MicroMachine> {
+  try {
+    return await MicroMachine.create(shape);
+  } catch (cause) {
+    if (!(cause instanceof NativeError)) throw cause;
+    throw new PreflightError(cause.message, {
+      check: "kvm",
+      remedy: "run gyges doctor, which names what to mend",
+      cause,
+    });
+  }
+}
+
+async function untilEnded(resident: Resident, machine: MicroMachine, run: RunOptions): Promise<ExitCode> {
+  const interrupt = () => void resident.interrupt();
+  run.signal?.addEventListener("abort", interrupt, { once: true });
+  if (run.signal?.aborted) interrupt();
+  const code = await resident.ended;
+  run.signal?.removeEventListener("abort", interrupt);
+  // A guest that is lost may never let go of its threads; the process's end takes them with it.
+  if (code === EXIT.completed) await machine[Symbol.asyncDispose]();
+  return code;
 }

@@ -1,0 +1,136 @@
+/** The micro-VM as a Machine. */
+import { MicroVm, type MicroVmEvent } from "../../ffi/micro_vm.ts";
+import type { PageSet } from "../../ffi/page_set.ts";
+import { PAGE_BYTES, Ram } from "../../ffi/ram.ts";
+import type { GuestReport, RamCheck } from "../events.ts";
+import type { MicroVmOptions } from "../options.ts";
+import type { WireMachine } from "../wire/messages.ts";
+import type { Machine } from "./machine.ts";
+
+export class MicroMachine implements Machine {
+  readonly shape: WireMachine;
+  readonly ram: Ram;
+  readonly #vm: MicroVm;
+  #running = false;
+
+  private constructor(shape: WireMachine, ram: Ram, vm: MicroVm) {
+    this.shape = shape;
+    this.ram = ram;
+    this.#vm = vm;
+  }
+
+  /** A machine with empty RAM and parked vCPUs. Throws NativeError. */
+  static async create(shape: WireMachine): Promise<MicroMachine> {
+    const ram = new Ram(shape.ram_bytes);
+    try {
+      const vm = await MicroVm.create(ram, {
+        vcpus: shape.vcpus,
+        irqchip: shape.irqchip,
+        workload: shape.workload,
+        writePer1024: shape.write_per_1024,
+        workingSetBytes: shape.working_set_bytes,
+        ratePagesPerSecond: shape.rate_pages_per_s,
+        seed: BigInt(shape.seed),
+      });
+      return new MicroMachine(shape, ram, vm);
+    } catch (error) {
+      ram[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get running(): boolean {
+    return this.#running;
+  }
+
+  boot(): void {
+    this.#vm.boot();
+  }
+
+  run(): void {
+    this.#vm.run();
+    this.#running = true;
+  }
+
+  async stop(timeoutMs: number): Promise<void> {
+    await this.#vm.stop(timeoutMs);
+    this.#running = false;
+  }
+
+  save(): Uint8Array<ArrayBuffer> {
+    return this.#vm.save();
+  }
+
+  restore(state: Uint8Array<ArrayBuffer>): Promise<void> {
+    return this.#vm.restore(state);
+  }
+
+  dirtyStart(): Promise<void> {
+    return this.#vm.dirtyStart();
+  }
+
+  dirtyCollect(set: PageSet): Promise<number> {
+    return this.#vm.dirtyCollect(set);
+  }
+
+  dirtyStop(): Promise<void> {
+    return this.#vm.dirtyStop();
+  }
+
+  report(): Omit<GuestReport, "location"> {
+    const report = this.#vm.report();
+    return {
+      running: this.#running,
+      vcpus: report.vcpus,
+      ram_bytes: this.ram.bytes,
+      passes: report.passes,
+      verified_pages: report.verifiedPages,
+      written_pages: report.writtenPages,
+      corrupt: report.corrupt,
+      first_corrupt_page: report.firstCorruptPage,
+      largest_stall_ns: report.largestStallNs,
+      clock_backsteps: report.clockBacksteps,
+    };
+  }
+
+  resetStall(): void {
+    this.#vm.resetStall();
+  }
+
+  async checkRam(): Promise<RamCheck> {
+    const check = await this.#vm.checkRam();
+    return {
+      pages: check.pages,
+      filled_pages: check.filledPages,
+      zero_pages: check.zeroPages,
+      bad_pages: check.badPages,
+      first_bad_page: check.firstBadPage,
+    };
+  }
+
+  /** The next thing the guest tells; null when it told nothing in time. */
+  wait(timeoutMs: number): Promise<MicroVmEvent | null> {
+    return this.#vm.wait(timeoutMs);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#vm[Symbol.asyncDispose]();
+    this.ram[Symbol.dispose]();
+  }
+}
+
+/** What `vm start` asks for, as a machine. */
+export function shapeOf(options: MicroVmOptions): WireMachine {
+  return {
+    kind: "micro",
+    ram_bytes: options.ramBytes,
+    page_bytes: PAGE_BYTES,
+    vcpus: options.vcpus,
+    irqchip: options.irqchip,
+    workload: options.workload,
+    write_per_1024: Math.round(options.writeRatio * 1024),
+    working_set_bytes: options.workingSetBytes,
+    rate_pages_per_s: options.ratePagesPerSecond,
+    seed: crypto.getRandomValues(new BigUint64Array(1))[0]?.toString() ?? "1",
+  };
+}

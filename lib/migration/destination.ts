@@ -1,0 +1,436 @@
+/**
+ * The destination's side of one migration: from the first message to the last page.
+ *
+ * Until `run` arrives every failure ends with this side forgetting what it has; the guest runs at the source. From
+ * then on the guest is here, and this side keeps it whatever happens to the link.
+ */
+import type { Channel } from "../../ffi/channel.ts";
+import { NativeError } from "../../ffi/native_error.ts";
+import { PageSet } from "../../ffi/page_set.ts";
+import { PageSink } from "../../ffi/page_sink.ts";
+import type { PageRole } from "../../ffi/page_source.ts";
+import { PAGE_BYTES } from "../../ffi/ram.ts";
+import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
+import type { DestinationState, GygesEvent, Summary } from "../events.ts";
+import type { Machine } from "../machine/machine.ts";
+import type { Message, MessageOf, WireMachine, WireStats } from "../wire/messages.ts";
+import { type Peer, PeerFailedError, ProtocolError } from "../wire/peer.ts";
+import { SinkWatch } from "./sink_watch.ts";
+import { DESTINATION_TRANSITIONS, StateMachine } from "./states.ts";
+import { makeSummary, NO_STATS, toWireStats } from "./stats.ts";
+import { DEADLINE_MS, delay, PROGRESS_MS } from "./timing.ts";
+
+export interface DestinationOptions {
+  tls: boolean;
+  /** Builds the waiting machine that the source described. */
+  build: (shape: WireMachine) => Promise<Machine>;
+  onEvent: (event: GygesEvent) => void;
+}
+
+/** A control connection after the commit point, with the one message that its source still has to say. */
+interface Link {
+  peer: Peer;
+  /** Resolves, never rejects, once `message` or `error` is there. */
+  settled: Promise<void>;
+  message: Message | null;
+  error: unknown;
+}
+
+/** A state is small; what makes a handover large is its page set. */
+const MAX_STATE_BYTES = 1 << 20;
+
+const WINDOW = {
+  /** Without a limit: enough to keep a fast link busy. */
+  unlimited: { precopy: 4 << 20, postcopy: 1 << 20 },
+  /** With one: so many milliseconds of the link, so that an end or a fault waits no longer than that. */
+  precopyMs: 4,
+  postcopyMs: 1,
+  minBytes: 64 << 10,
+} as const;
+
+export class DestinationMigration {
+  readonly #options: DestinationOptions;
+  readonly #states: StateMachine<DestinationState>;
+  readonly #resumed: ((peer: Peer) => void)[] = [];
+  #machine: Machine | null = null;
+  #sink: PageSink | null = null;
+  #watch: SinkWatch | null = null;
+  #offer: MessageOf<"offer"> | null = null;
+  #peer: Peer | null = null;
+  #startedAt = 0;
+  #stoppedAt = 0;
+  #downtimeMs = 0;
+  #precopyMs = 0;
+  #rounds = 0;
+  #last: WireStats = NO_STATS;
+  #cancelled: GygesError | null = null;
+
+  constructor(options: DestinationOptions) {
+    this.#options = options;
+    this.#states = new StateMachine(DESTINATION_TRANSITIONS, "listening", (state, detail) => {
+      options.onEvent({ type: "state", side: "destination", state, detail });
+    });
+  }
+
+  get state(): DestinationState {
+    return this.#states.state;
+  }
+
+  get mode(): MessageOf<"offer">["mode"] | null {
+    return this.#offer?.mode ?? null;
+  }
+
+  get round(): number {
+    return this.#rounds;
+  }
+
+  get elapsedMs(): number {
+    return this.#startedAt === 0 ? 0 : performance.now() - this.#startedAt;
+  }
+
+  get stats(): WireStats {
+    if (this.#sink && !this.#sink.gone) this.#last = toWireStats(this.#sink.stats());
+    return this.#last;
+  }
+
+  get machine(): Machine | null {
+    return this.#machine;
+  }
+
+  /** The guest is here, whole or not. */
+  get committed(): boolean {
+    return ["running", "paused", "completed"].includes(this.state);
+  }
+
+  /** Ends a migration that is not yet committed; `receive()` rejects with `reason`. False: it is too late. */
+  cancel(reason: GygesError): boolean {
+    if (this.committed) return false;
+    this.#cancelled = reason;
+    this.#peer?.[Symbol.dispose]();
+    return true;
+  }
+
+  /** A page connection whose hello named this session. Takes the channel over. */
+  addPages(channel: Channel, role: PageRole): void {
+    if (!this.#sink || this.#sink.gone) {
+      channel[Symbol.dispose]();
+      return;
+    }
+    this.#sink.add(channel, role);
+  }
+
+  /** A control connection whose hello named this session, after the first was lost. */
+  resume(peer: Peer): void {
+    const waiting = this.#resumed.shift();
+    if (waiting) waiting(peer);
+    else peer[Symbol.dispose]();
+  }
+
+  /** Whether a control connection of this session would be taken up. */
+  get resumable(): boolean {
+    return this.#resumed.length > 0;
+  }
+
+  /** Takes in the guest that `peer` brings; resolves once every page is here and it is ordinary memory. */
+  async receive(peer: Peer): Promise<Summary> {
+    this.#peer = peer;
+    this.#startedAt = performance.now();
+    try {
+      this.#states.to("preparing", "a source has connected");
+      await this.#prepare(peer);
+      await this.#untilRun(peer);
+    } catch (error) {
+      throw await this.#giveUp(error);
+    }
+    return await this.#postCopy(peer);
+  }
+
+  // ---- before the commit point ----
+
+  async #prepare(peer: Peer): Promise<void> {
+    const { message: offer } = await peer.expect("offer", DEADLINE_MS.answer);
+    const rate = offer.bandwidth_bytes_per_s;
+    try {
+      checkOffer(offer);
+      this.#machine = await this.#options.build(offer.machine);
+      this.#sink = new PageSink(this.#machine.ram, {
+        precopyWindowBytes: windowOf(rate, WINDOW.precopyMs, WINDOW.unlimited.precopy),
+        postcopyWindowBytes: windowOf(rate, WINDOW.postcopyMs, WINDOW.unlimited.postcopy),
+        prefetch: offer.prefetch,
+      });
+      this.#watch = new SinkWatch(this.#sink);
+    } catch (error) {
+      const { field, ours, theirs } = error instanceof HandshakeError
+        ? error
+        : { field: "machine", ours: "cannot hold it", theirs: `${offer.machine.ram_bytes} bytes of RAM` };
+      await peer.send({ type: "refused", field, ours, theirs, message: messageOf(error) });
+      throw error;
+    }
+    this.#offer = offer;
+    peer.maxPayloadBytes = MAX_STATE_BYTES + PageSet.encodedBound(this.#machine.ram.pages);
+    await peer.send({ type: "accepted" });
+  }
+
+  /** Serves pre-copy and handover until the source says `run`. */
+  async #untilRun(peer: Peer): Promise<void> {
+    for (;;) {
+      const { message, payload } = await peer.receive(this.#patienceMs());
+      switch (message.type) {
+        case "round":
+          await this.#startRound(peer, message, payload);
+          break;
+        case "end_round":
+          this.#pages.endRound();
+          break;
+        case "discard":
+          await peer.send({ type: "discarded", wanted_pages: await this.#pages.discard(payload) });
+          break;
+        case "handover":
+          await this.#load(peer, message, payload);
+          break;
+        case "run":
+          return this.#run();
+        case "failed":
+          throw new PeerFailedError(message.message);
+        default:
+          throw new ProtocolError(`Got "${message.type}" from the source in state "${this.state}"`);
+      }
+    }
+  }
+
+  /** A source in pre-copy may be silent for as long as a round takes; keepalive finds it when it dies. */
+  #patienceMs(): number {
+    return this.state === "precopy" ? 3_600_000 : DEADLINE_MS.answer * 3;
+  }
+
+  async #startRound(peer: Peer, message: MessageOf<"round">, set: Uint8Array<ArrayBuffer>): Promise<void> {
+    this.#states.to("precopy", `round ${message.round}`);
+    this.#rounds = message.round;
+    await this.#pages.round(set, message.deadline_ms);
+    // Not awaited: `end_round` must be heard while the round goes on.
+    void this.#endRound(peer, message.round);
+  }
+
+  async #endRound(peer: Peer, round: number): Promise<void> {
+    try {
+      if (!await this.#events.roundEnded()) throw new Error("a page connection was lost");
+      const nothing = new PageSet(this.#built.ram.pages).encode();
+      const left = await this.#pages.discard(nothing);
+      await peer.send({ type: "round_done", round, left_pages: left, stats: this.stats });
+    } catch (error) {
+      // The main loop sees the closed connection and gives up with this as its reason.
+      this.#cancelled ??= this.#failedBeforeCommit(error);
+      peer[Symbol.dispose]();
+    }
+  }
+
+  async #load(peer: Peer, message: MessageOf<"handover">, payload: Uint8Array<ArrayBuffer>): Promise<void> {
+    this.#stoppedAt = performance.now();
+    this.#precopyMs = this.#rounds > 0 ? this.#stoppedAt - this.#startedAt : 0;
+    if (message.state_bytes > payload.length) {
+      throw new ProtocolError(`The handover says ${message.state_bytes} bytes of state and has ${payload.length}`);
+    }
+    this.#states.to("loading", "CPU state has come");
+    await this.#pages.discard(payload.slice(message.state_bytes));
+    // Armed before the state is loaded: loading may touch RAM.
+    const missing = await this.#pages.arm();
+    await this.#built.restore(payload.slice(0, message.state_bytes));
+    await peer.send({ type: "loaded", missing_pages: missing });
+  }
+
+  /** The commit point: the guest is ours. */
+  #run(): void {
+    if (this.state !== "loading") throw new ProtocolError(`Got "run" in state "${this.state}"`);
+    this.#built.run();
+    this.#downtimeMs = performance.now() - this.#stoppedAt;
+    this.#pages.run();
+    this.#states.to("running", "the guest runs here");
+  }
+
+  async #giveUp(error: unknown): Promise<GygesError> {
+    const cause = this.#cancelled ?? error;
+    const phase = this.state;
+    await this.#peer?.send({ type: "failed", message: messageOf(cause).slice(0, 4000) }).catch(() => {});
+    this.#peer?.[Symbol.dispose]();
+    this.#last = this.stats;
+    await this.#sink?.[Symbol.asyncDispose]();
+    await this.#machine?.[Symbol.asyncDispose]();
+    this.#machine = null;
+    this.#states.to("failed", "the guest runs at the source");
+    return cause instanceof GygesError ? cause : this.#failedBeforeCommit(cause, phase);
+  }
+
+  #failedBeforeCommit(cause: unknown, phase: string = this.state): MigrationError {
+    return new MigrationError(`${messageOf(cause)}. The guest runs at the source`, {
+      phase,
+      guestLocation: "source",
+      exitCode: EXIT.failedBeforeCommit,
+      cause,
+    });
+  }
+
+  // ---- after it ----
+
+  async #postCopy(first: Peer): Promise<Summary> {
+    let link = listen(first);
+    // A source that did not hear this asks again when it comes back.
+    await first.send({ type: "running" }).catch(() => {});
+    for (;;) {
+      try {
+        await this.#untilWhole(link);
+        break;
+      } catch (error) {
+        link = listen(await this.#pause(link.peer, error));
+      }
+    }
+    this.#pages.disarm();
+    this.#states.to("completed", "every page is here");
+    const summary = await this.#sayGoodbye(link);
+    this.#last = this.stats;
+    // Last: to the source a page connection that closes is a lost link until it knows that all is done.
+    await this.#pages[Symbol.asyncDispose]();
+    return summary;
+  }
+
+  /** Reports progress until the last page is here. Throws when the link is lost. */
+  async #untilWhole(link: Link): Promise<void> {
+    for (;;) {
+      const { changed } = this.#events;
+      const { complete, failed, linkLost } = this.#events.seen;
+      if (complete) return;
+      if (failed) throw new Error("a page connection broke the protocol, or guest memory cannot be had");
+      if (linkLost) throw new Error("a page connection was lost");
+      await link.peer.send({ type: "progress", stats: this.stats });
+      using tick = delay(PROGRESS_MS);
+      await Promise.race([changed, link.settled, tick.promise]);
+      if (link.error) throw link.error;
+      if (link.message) throw new ProtocolError(`Got "${link.message.type}" from the source in state "${this.state}"`);
+    }
+  }
+
+  /**
+   * Tells the source that it may go. A source that is away is given time to come back and hear it; the guest is
+   * whole and does not wait.
+   */
+  async #sayGoodbye(first: Link): Promise<Summary> {
+    const guest = this.#built.report();
+    const { corrupt, verified_pages, largest_stall_ns } = guest;
+    const complete: Message = {
+      type: "complete",
+      stats: this.stats,
+      guest: { corrupt, verified_pages, largest_stall_ns },
+    };
+    for (let link: Link | null = first; link;) {
+      using late = delay(DEADLINE_MS.answer);
+      await link.peer.send(complete).catch(() => {});
+      await Promise.race([link.settled, late.promise]);
+      link.peer[Symbol.dispose]();
+      if (link.message?.type === "finished") return link.message.summary;
+      const next = await this.#nextPeer(DEADLINE_MS.reconnect);
+      link = next ? listen(next) : null;
+    }
+    return this.ownSummary();
+  }
+
+  /** Waits for the source to come back. The guest waits intact, on the pages that are missing. */
+  async #pause(lost: Peer, error: unknown): Promise<Peer> {
+    lost[Symbol.dispose]();
+    await this.#pages.dropChannels();
+    await this.#events.forgetLosses();
+    this.#states.to("paused", `the link to the source is lost: ${messageOf(error)}`);
+    let peer = await this.#nextPeer(DEADLINE_MS.reconnect);
+    if (!peer) this.#reportLoss();
+    peer ??= await this.#nextPeer(0);
+    if (!peer) throw new Error("A wait without a deadline has ended");
+    this.#peer = peer;
+    this.#states.to("running", "the link is back");
+    return peer;
+  }
+
+  /** The control connection of a source that has come back; null after `timeoutMs`, 0: no deadline. */
+  async #nextPeer(timeoutMs: number): Promise<Peer | null> {
+    const next = Promise.withResolvers<Peer | null>();
+    this.#resumed.push(next.resolve);
+    using late = timeoutMs > 0 ? delay(timeoutMs) : null;
+    void late?.promise.then(() => next.resolve(null));
+    const peer = await next.promise;
+    if (!peer) this.#resumed.splice(this.#resumed.indexOf(next.resolve), 1);
+    return peer;
+  }
+
+  #reportLoss(): void {
+    this.#options.onEvent({
+      type: "error",
+      code: EXIT.linkLost,
+      name: "MigrationError",
+      message:
+        `The source has not come back for ${DEADLINE_MS.reconnect / 1000} s. The guest is intact and waits here ` +
+        `for ${this.stats.missing_pages} pages that only the source holds: keep the source alive`,
+      guest_location: "destination-incomplete",
+    });
+  }
+
+  /** This side's own account, for when the source's never came. */
+  ownSummary(): Summary {
+    const guest = this.#built.report();
+    return makeSummary({
+      mode: this.mode ?? "full",
+      tls: this.#options.tls,
+      ramBytes: this.#built.ram.bytes,
+      pageBytes: PAGE_BYTES,
+      totalMs: this.elapsedMs,
+      downtimeMs: this.#downtimeMs,
+      precopyMs: this.#precopyMs,
+      precopyRounds: this.#rounds,
+      stats: this.stats,
+      guest,
+    });
+  }
+
+  get #pages(): PageSink {
+    if (!this.#sink) throw new ProtocolError("The source speaks of pages before it has made an offer");
+    return this.#sink;
+  }
+
+  get #events(): SinkWatch {
+    if (!this.#watch) throw new ProtocolError("The source speaks of pages before it has made an offer");
+    return this.#watch;
+  }
+
+  get #built(): Machine {
+    if (!this.#machine) throw new ProtocolError("The source speaks of a machine before it has made an offer");
+    return this.#machine;
+  }
+}
+
+function listen(peer: Peer): Link {
+  const link: Link = { peer, settled: Promise.resolve(), message: null, error: null };
+  link.settled = peer.receive(86_400_000).then(
+    ({ message }) => {
+      link.message = message;
+    },
+    (error) => {
+      link.error = error;
+    },
+  );
+  return link;
+}
+
+function checkOffer(offer: MessageOf<"offer">): void {
+  if (offer.machine.page_bytes !== PAGE_BYTES) {
+    throw new HandshakeError(
+      `The source moves pages of ${offer.machine.page_bytes} bytes and this side ${PAGE_BYTES}: run the same version`,
+      { field: "page_bytes", ours: `${PAGE_BYTES}`, theirs: `${offer.machine.page_bytes}` },
+    );
+  }
+}
+
+function windowOf(rate: number, ms: number, unlimited: number): number {
+  if (rate === 0) return unlimited;
+  return Math.round(Math.min(unlimited, Math.max(WINDOW.minBytes, rate * ms / 1000)));
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof NativeError && error.code === "ECONNABORTED") return "the source closed the connection";
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,385 @@
+/**
+ * The source's side of one migration. See design: setup, pre-copy, stop, handover, the commit point, serving.
+ *
+ * Until `run` is sent every failure ends with the guest running here. From then on this side never runs the guest
+ * again: it serves pages until the destination says that it has them all, or keeps them for as long as it lives.
+ */
+import { applySkipDirty } from "../../ffi/inject.ts";
+import { NativeError } from "../../ffi/native_error.ts";
+import { PageSet } from "../../ffi/page_set.ts";
+import { PageSource } from "../../ffi/page_source.ts";
+import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
+import type { GygesEvent, SourceState, Summary } from "../events.ts";
+import type { Machine } from "../machine/machine.ts";
+import type { MigrateOptions } from "../options.ts";
+import type { MessageOf, WireStats } from "../wire/messages.ts";
+import type { Peer } from "../wire/peer.ts";
+import type { Ticket } from "../wire/ticket.ts";
+import { openAllPages, openControl } from "./link.ts";
+import { decide, type FinishedRound } from "./precopy_policy.ts";
+import { promiseOf } from "./promise.ts";
+import { COMMITTED_SOURCE_STATES, SOURCE_TRANSITIONS, StateMachine } from "./states.ts";
+import { makeSummary, NO_STATS } from "./stats.ts";
+import { DEADLINE_MS } from "./timing.ts";
+
+export interface SourceOptions {
+  machine: Machine;
+  ticket: Ticket;
+  migrate: MigrateOptions;
+  onEvent: (event: GygesEvent) => void;
+}
+
+/** Time kept back from the pre-copy limit, for dropping stale pages at the destination before the stop. */
+const RESERVE_SHARE = 0.1;
+const RESERVE_MAX_MS = 50;
+/** The last round of pre-copy mode, with the guest stopped, has no limit of its own. */
+const LAST_ROUND_MS = 3_600_000;
+
+export class SourceMigration {
+  readonly mode: MigrateOptions["mode"];
+  readonly #machine: Machine;
+  readonly #ticket: Ticket;
+  readonly #options: MigrateOptions;
+  readonly #onEvent: (event: GygesEvent) => void;
+  readonly #states: StateMachine<SourceState>;
+  readonly #abort = new AbortController();
+  readonly #startedAt = performance.now();
+  readonly #pages: number;
+  #source: PageSource | null = null;
+  #peer: Peer | null = null;
+  #session = "";
+  #tracking = false;
+  #precopyMs = 0;
+  #rounds: FinishedRound[] = [];
+  #downtimeMs = 0;
+  #stats: WireStats = NO_STATS;
+  #presentPages = 0;
+
+  constructor(options: SourceOptions) {
+    this.#machine = options.machine;
+    this.#ticket = options.ticket;
+    this.#options = options.migrate;
+    this.#onEvent = options.onEvent;
+    this.mode = options.migrate.mode;
+    this.#pages = options.machine.ram.pages;
+    this.#states = new StateMachine(SOURCE_TRANSITIONS, "setup", (state, detail) => {
+      this.#onEvent({ type: "state", side: "source", state, detail });
+    });
+  }
+
+  get state(): SourceState {
+    return this.#states.state;
+  }
+
+  /** The guest belongs to the destination, for good. */
+  get committed(): boolean {
+    return COMMITTED_SOURCE_STATES.includes(this.state);
+  }
+
+  get elapsedMs(): number {
+    return performance.now() - this.#startedAt;
+  }
+
+  /** The destination's counters as it last told them. */
+  get stats(): WireStats {
+    return this.#stats;
+  }
+
+  get round(): number {
+    return this.#rounds.length;
+  }
+
+  /** Bytes served over page connections so far. */
+  get wireBytes(): number {
+    return this.#source && !this.#source.gone ? this.#source.stats().wireBytes : this.#stats.wire_bytes;
+  }
+
+  /** Pages that the destination does not have yet, as far as is known here. */
+  get missingPages(): number {
+    if (this.committed) return this.#stats.missing_pages;
+    return Math.max(0, this.#presentPages - this.#stats.precopy_pages);
+  }
+
+  /** Asks for an end before the commit point; `run()` rejects once the guest runs here. False: it is too late. */
+  cancel(reason: MigrationError): boolean {
+    if (this.committed) return false;
+    this.#abort.abort(reason);
+    this.#peer?.[Symbol.dispose]();
+    return true;
+  }
+
+  /** Moves the guest. Throws HandshakeError, MigrationError; both say where the guest is. */
+  async run(): Promise<Summary> {
+    try {
+      await this.#setup();
+      if (this.mode !== "full") await this.#precopy();
+      await this.#switch();
+    } catch (error) {
+      if (!this.committed) throw await this.#rollBack(error);
+      await this.#pause(error);
+    }
+    const summary = await this.#serve();
+    await this.#source?.[Symbol.asyncDispose]();
+    return summary;
+  }
+
+  // ---- before the commit point ----
+
+  async #setup(): Promise<void> {
+    const { tls, bandwidthBytesPerSecond, prefetch, prefetchConnections } = this.#options;
+    if (tls !== this.#ticket.tls) {
+      throw new HandshakeError(
+        `The ticket was made with --tls ${word(this.#ticket.tls)} and this side was given --tls ${word(tls)}: ` +
+          "give both sides the same",
+        { field: "tls", ours: word(tls), theirs: word(this.#ticket.tls) },
+      );
+    }
+    this.#onEvent(promiseOf(this.#options, this.#machine.ram.bytes));
+    const { peer, session } = await openControl(this.#ticket);
+    this.#session = session;
+    this.#take(peer);
+    await peer.send({
+      type: "offer",
+      mode: this.mode,
+      pager: "user",
+      machine: this.#machine.shape,
+      bandwidth_bytes_per_s: bandwidthBytesPerSecond,
+      prefetch,
+      prefetch_connections: prefetchConnections,
+    });
+    await peer.expect("accepted", DEADLINE_MS.answer);
+    this.#source = new PageSource(this.#machine.ram, bandwidthBytesPerSecond);
+    await openAllPages(this.#ticket, session, { source: this.#source, prefetchConnections });
+  }
+
+  async #precopy(): Promise<void> {
+    const { mode, precopyTimeoutMs, switchThresholdMs, downtimeLimitMs } = this.#options;
+    const limits = { limitMs: precopyTimeoutMs, thresholdMs: mode === "hybrid" ? switchThresholdMs : downtimeLimitMs };
+    this.#states.to("precopy", `pulling pages for ${precopyTimeoutMs / 1000} s at most while the guest runs`);
+    const startedAt = performance.now();
+    // Tracking first: a page written during the scan is then in the set or in the log, or in both.
+    await this.#machine.dirtyStart();
+    this.#tracking = true;
+    let dirty = new PageSet(this.#pages);
+    this.#presentPages = await this.#pageSource.scanPresent(dirty);
+    const endAt = startedAt + precopyTimeoutMs - Math.min(RESERVE_MAX_MS, precopyTimeoutMs * RESERVE_SHARE);
+    for (;;) {
+      const round = await this.#round(dirty, endAt - performance.now());
+      dirty = new PageSet(this.#pages);
+      const dirtied = await this.#machine.dirtyCollect(dirty);
+      this.#rounds.push({ ...round, dirtyPages: round.leftPages + dirtied });
+      const elapsedMs = performance.now() - startedAt + (startedAt + precopyTimeoutMs - endAt);
+      const verdict = decide(this.#rounds, elapsedMs, limits);
+      if (verdict.next === "round") continue;
+      this.#note(`Pre-copy ends after ${this.#rounds.length} rounds: ${verdict.detail}`);
+      break;
+    }
+    // Stale pages are dropped while the guest still runs, so that the downtime pays only for the very last ones.
+    await this.#connected.send({ type: "discard" }, dirty.encode());
+    await this.#connected.expect("discarded", DEADLINE_MS.answer);
+    this.#precopyMs = performance.now() - startedAt;
+  }
+
+  async #round(set: PageSet, deadlineMs: number) {
+    const startedAt = performance.now();
+    const before = this.#stats;
+    const round = this.#rounds.length + 1;
+    const limitMs = Math.max(0, Math.round(deadlineMs));
+    await this.#connected.send({ type: "round", round, deadline_ms: limitMs }, set.encode());
+    const { message } = await this.#connected.expect("round_done", limitMs + DEADLINE_MS.answer);
+    this.#stats = message.stats;
+    return {
+      pulledPages: pulled(message.stats) - pulled(before),
+      durationMs: performance.now() - startedAt,
+      leftPages: message.left_pages,
+    };
+  }
+
+  /** From the stop of the guest to its first step at the destination. */
+  async #switch(): Promise<void> {
+    const last = new PageSet(this.#pages);
+    // With the guest running this costs nothing; stopped it would be downtime.
+    if (this.mode === "full") await this.#pageSource.scanPresent(last);
+    this.#abort.signal.throwIfAborted();
+    const stoppedAt = performance.now();
+    await this.#machine.stop(DEADLINE_MS.stop);
+    this.#states.to("stopped", "the guest is stopped here");
+    if (this.mode === "full") this.#presentPages = await this.#pageSource.scanPresent(last);
+    else await this.#machine.dirtyCollect(last);
+    applySkipDirty(last);
+    await this.#handOver(await this.#stopAndCopy(last));
+    this.#abort.signal.throwIfAborted();
+    this.#states.to("serving", "the guest belongs to the destination");
+    await this.#connected.send({ type: "run" });
+    await this.#connected.expect("running", DEADLINE_MS.answer);
+    this.#downtimeMs = performance.now() - stoppedAt;
+  }
+
+  /** Pre-copy mode moves the last dirty pages with the guest stopped; the other modes leave them to post-copy. */
+  async #stopAndCopy(last: PageSet): Promise<PageSet> {
+    if (this.mode !== "precopy") return last;
+    const round = await this.#round(last, LAST_ROUND_MS);
+    this.#rounds.push({ ...round, dirtyPages: 0 });
+    return new PageSet(this.#pages);
+  }
+
+  async #handOver(missing: PageSet): Promise<void> {
+    this.#states.to("handover", "CPU state and page sets go over");
+    const state = this.#machine.save();
+    const set = missing.encode();
+    const payload = new Uint8Array(state.length + set.length);
+    payload.set(state);
+    payload.set(set, state.length);
+    await this.#connected.send({ type: "handover", state_bytes: state.length }, payload);
+    const { message } = await this.#connected.expect("loaded", DEADLINE_MS.answer);
+    this.#stats = { ...this.#stats, missing_pages: message.missing_pages };
+  }
+
+  /** Everything back as it was; the guest runs here. Returns the error to throw. */
+  async #rollBack(error: unknown): Promise<GygesError> {
+    const phase = this.state;
+    await this.#peer?.send({ type: "failed", message: "the source gave up" }).catch(() => {});
+    this.#peer?.[Symbol.dispose]();
+    await this.#source?.[Symbol.asyncDispose]();
+    if (this.#tracking) await this.#machine.dirtyStop();
+    if (!this.#machine.running) this.#machine.run();
+    const cause = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
+    this.#states.to("failed", "the guest runs here");
+    if (cause instanceof HandshakeError || cause instanceof MigrationError) return cause;
+    return new MigrationError(`${messageOf(cause)}. The guest runs at the source`, {
+      phase,
+      guestLocation: "source",
+      exitCode: EXIT.failedBeforeCommit,
+      cause,
+    });
+  }
+
+  // ---- after it ----
+
+  async #serve(): Promise<Summary> {
+    for (;;) {
+      try {
+        return await this.#finish(await this.#untilComplete());
+      } catch (error) {
+        await this.#pause(error);
+      }
+    }
+  }
+
+  /** Serves pages until the destination has them all. Throws when the link is lost. */
+  async #untilComplete(): Promise<MessageOf<"complete">> {
+    const peer = this.#connected;
+    const watch = this.#watchPages(peer);
+    try {
+      for (;;) {
+        const { message } = await peer.receive(DEADLINE_MS.silence);
+        if (message.type === "complete") return message;
+        if (message.type === "progress") this.#stats = message.stats;
+      }
+    } finally {
+      watch.stop();
+    }
+  }
+
+  /** A page connection that fails takes the control connection with it: there is one way to recover, for all. */
+  #watchPages(peer: Peer): { stop: () => void } {
+    let watching = true;
+    const watch = async () => {
+      while (watching) {
+        const events = await this.#pageSource.wait(1_000);
+        if (watching && (events?.linkLost || events?.failed)) peer[Symbol.dispose]();
+      }
+    };
+    void watch();
+    return { stop: () => watching = false };
+  }
+
+  async #finish(complete: MessageOf<"complete">): Promise<Summary> {
+    this.#stats = complete.stats;
+    const summary = makeSummary({
+      mode: this.mode,
+      tls: this.#ticket.tls,
+      ramBytes: this.#machine.ram.bytes,
+      pageBytes: this.#machine.shape.page_bytes,
+      totalMs: this.elapsedMs,
+      downtimeMs: this.#downtimeMs,
+      precopyMs: this.#precopyMs,
+      precopyRounds: this.#rounds.length,
+      stats: complete.stats,
+      guest: complete.guest,
+    });
+    // The destination has everything whether or not it hears this.
+    await this.#connected.send({ type: "finished", summary }).catch(() => {});
+    this.#states.to("completed", "the destination has every page");
+    this.#peer?.[Symbol.dispose]();
+    return summary;
+  }
+
+  /** The link is lost: tries to come back until the deadline, then leaves it to the operator. */
+  async #pause(error: unknown): Promise<void> {
+    this.#peer?.[Symbol.dispose]();
+    if (this.state !== "paused") this.#states.to("paused", `the link to the destination is lost: ${messageOf(error)}`);
+    const deadline = performance.now() + DEADLINE_MS.reconnect;
+    let last = error;
+    while (performance.now() < deadline) {
+      try {
+        await this.#reconnect();
+        this.#states.to("serving", "the link is back");
+        return;
+      } catch (retryError) {
+        last = retryError;
+        await new Promise((resolve) => setTimeout(resolve, DEADLINE_MS.retry));
+      }
+    }
+    throw new MigrationError(
+      `The link to the destination is lost (${messageOf(last)}). The guest waits there for pages that only this ` +
+        "process holds: keep it alive",
+      { phase: "serving", guestLocation: "destination-incomplete", exitCode: EXIT.linkLost, cause: last },
+    );
+  }
+
+  async #reconnect(): Promise<void> {
+    await this.#pageSource.dropChannels();
+    const { peer } = await openControl(this.#ticket, this.#session);
+    this.#take(peer);
+    await openAllPages(this.#ticket, this.#session, {
+      source: this.#pageSource,
+      prefetchConnections: this.#options.prefetchConnections,
+    });
+  }
+
+  // ---- small things ----
+
+  #take(peer: Peer): void {
+    this.#peer = peer;
+    // A cancel that came while the connection was being made has not seen this peer.
+    if (this.#abort.signal.aborted && !this.committed) peer[Symbol.dispose]();
+  }
+
+  get #connected(): Peer {
+    if (!this.#peer) throw new Error("There is no control connection yet");
+    return this.#peer;
+  }
+
+  get #pageSource(): PageSource {
+    if (!this.#source) throw new Error("There is no page source yet");
+    return this.#source;
+  }
+
+  #note(detail: string): void {
+    this.#onEvent({ type: "note", level: "info", detail });
+  }
+}
+
+function word(tls: boolean): string {
+  return tls ? "on" : "off";
+}
+
+function pulled(stats: WireStats): number {
+  return stats.precopy_pages + stats.zero_pages;
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof NativeError && error.code === "ECONNREFUSED") return `${error.message}: is the destination up?`;
+  return error instanceof Error ? error.message : String(error);
+}

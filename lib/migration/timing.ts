@@ -1,0 +1,28 @@
+/** Every deadline of a migration, in milliseconds. */
+
+export const DEADLINE_MS = {
+  /** TCP connection to the destination. */
+  connect: 5_000,
+  /** Key exchange, then the first message, on a new connection. */
+  secure: 5_000,
+  /** Any answer before the commit point that needs no pages. */
+  answer: 10_000,
+  /** Stopping all vCPUs; they answer in less than one, unless the host is starved. */
+  stop: 2_000,
+  /** A destination that says nothing for so long after the commit point has lost its link. */
+  silence: 5_000,
+  /** Reconnection is tried for so long before the operator is asked. */
+  reconnect: 30_000,
+  /** Pause between two tries. */
+  retry: 250,
+} as const;
+
+/** How often the destination reports after the commit point. */
+export const PROGRESS_MS = 250;
+
+/** A timer that is cleared when it goes out of scope, so that it keeps no process alive. */
+export function delay(ms: number): Disposable & { promise: Promise<void> } {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  return { promise, [Symbol.dispose]: () => clearTimeout(timer) };
+}

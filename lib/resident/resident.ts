@@ -1,0 +1,305 @@
+/**
+ * The process that holds a guest here: the one that started it, or the one that received it. It answers the control
+ * socket, makes the source's side of a migration, and ends when its guest is stopped or has moved away.
+ */
+import * as v from "valibot";
+import type { Handler, HandlerContext, Handlers } from "../control/server.ts";
+import { EXIT, type ExitCode, GygesError, MigrationError, UsageError } from "../errors.ts";
+import type { GuestEvent, GuestReport, GygesEvent, RamCheck, Sample, Summary } from "../events.ts";
+import type { MicroMachine } from "../machine/micro.ts";
+import type { DestinationMigration } from "../migration/destination.ts";
+import { SourceMigration } from "../migration/source.ts";
+import { NO_LATENCY } from "../migration/stats.ts";
+import { delay } from "../migration/timing.ts";
+import type { MigrateOptions } from "../options.ts";
+import { parseTicket } from "../wire/ticket.ts";
+import { Sampler, type Snapshot } from "./sampler.ts";
+
+const STOP_MS = 2_000;
+const SAMPLE_MS = 200;
+const MIN_SAMPLE_MS = 20;
+
+const migrateSchema = v.object({
+  ticket: v.string(),
+  mode: v.picklist(["hybrid", "full", "precopy"]),
+  precopyTimeoutMs: v.pipe(v.number(), v.minValue(0)),
+  switchThresholdMs: v.pipe(v.number(), v.minValue(0)),
+  bandwidthBytesPerSecond: v.pipe(v.number(), v.minValue(0)),
+  downtimeLimitMs: v.pipe(v.number(), v.minValue(0)),
+  prefetchConnections: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(16)),
+  prefetch: v.boolean(),
+  tls: v.boolean(),
+});
+const monitorSchema = v.object({ interval_ms: v.pipe(v.number(), v.minValue(MIN_SAMPLE_MS)) });
+const statusSchema = v.object({ verify: v.boolean() });
+
+export class Resident {
+  readonly #name: string;
+  readonly #onEvent: (event: GygesEvent) => void;
+  readonly #ended = Promise.withResolvers<ExitCode>();
+  #machine: MicroMachine | null = null;
+  #source: SourceMigration | null = null;
+  #destination: DestinationMigration | null = null;
+  #cancelWaiting: ((error: GygesError) => void) | null = null;
+  #over = false;
+
+  constructor(name: string, onEvent: (event: GygesEvent) => void) {
+    this.#name = name;
+    this.#onEvent = onEvent;
+  }
+
+  /** What the process exits with, once nothing keeps it. */
+  get ended(): Promise<ExitCode> {
+    return this.#ended.promise;
+  }
+
+  /** The guest is this process's from now on. */
+  hold(machine: MicroMachine): void {
+    this.#machine = machine;
+    this.#destination = null;
+    void this.#watchGuest(machine);
+  }
+
+  /** A migration to here is awaited or under way; `cancelWaiting` ends it while nobody has connected. */
+  receiveBy(destination: DestinationMigration, cancelWaiting: (error: GygesError) => void): void {
+    this.#destination = destination;
+    this.#cancelWaiting = cancelWaiting;
+  }
+
+  readonly handlers: Handlers = new Map<string, Handler>([
+    ["status", (params: unknown) => this.#status(v.parse(statusSchema, params).verify)],
+    ["stop", () => this.#stopGuest()],
+    ["migrate", (params: unknown, context: HandlerContext) => this.#migrate(v.parse(migrateSchema, params), context)],
+    ["cancel", () => this.#cancel()],
+    ["sample", () => Promise.resolve(new Sampler(this.#name).sample(this.#snapshot()))],
+    [
+      "monitor",
+      (params: unknown, context: HandlerContext) => this.#monitor(v.parse(monitorSchema, params).interval_ms, context),
+    ],
+  ]);
+
+  /** An operator's Ctrl-C on this process itself: an orderly end, where the guest does not depend on it. */
+  async interrupt(): Promise<void> {
+    const error = new MigrationError("Interrupted before the commit point. The guest runs at the source", {
+      phase: this.#source?.state ?? this.#destination?.state ?? "idle",
+      guestLocation: "source",
+      exitCode: EXIT.interrupted,
+    });
+    if (this.#destination && !this.#destination.committed) {
+      if (!this.#destination.cancel(error)) return;
+      this.#cancelWaiting?.(error);
+      return;
+    }
+    if (this.#source?.cancel(error)) {
+      while (this.#source) await pause(20);
+    }
+    if (this.#machine && !this.#source) await this.#stopGuest();
+  }
+
+  // ---- what the control socket may ask ----
+
+  async #status(verify: boolean): Promise<GuestEvent> {
+    const machine = this.#held;
+    if (!verify) return this.#guestEvent();
+    if (this.#source) throw new UsageError(`Cannot verify "${this.#name}" while it moves: ask again when it has`);
+    await machine.stop(STOP_MS);
+    try {
+      return this.#guestEvent(await machine.checkRam());
+    } finally {
+      machine.run();
+    }
+  }
+
+  async #stopGuest(): Promise<GuestEvent | null> {
+    if (!this.#machine && this.#destination) {
+      throw new UsageError(
+        `Cannot stop "${this.#name}" as its guest is not whole here: use gyges cancel ${this.#name}`,
+      );
+    }
+    const machine = this.#held;
+    if (this.#source) {
+      throw new UsageError(
+        this.#source.committed
+          ? `Cannot stop "${this.#name}" as its guest runs at the destination and needs pages from here`
+          : `Cannot stop "${this.#name}" while it moves: use gyges cancel ${this.#name} first`,
+      );
+    }
+    this.#over = true;
+    await machine.stop(STOP_MS);
+    const event = this.#guestEvent(await machine.checkRam());
+    this.#onEvent(event);
+    this.#ended.resolve(EXIT.completed);
+    return event;
+  }
+
+  async #migrate(params: v.InferOutput<typeof migrateSchema>, context: HandlerContext): Promise<Summary> {
+    const machine = this.#held;
+    if (this.#source) throw new UsageError(`Cannot move "${this.#name}" as it is being moved already`);
+    const { ticket, ...options } = params;
+    const migrate: MigrateOptions = options;
+    const emit = (event: GygesEvent) => {
+      this.#onEvent(event);
+      context.emit(event);
+    };
+    const source = new SourceMigration({ machine, ticket: parseTicket(ticket), migrate, onEvent: emit });
+    this.#source = source;
+    const onGone = () => source.cancel(cancelled(source, "Interrupted", EXIT.interrupted));
+    context.signal.addEventListener("abort", onGone, { once: true });
+    const reporting = this.#report(source, context);
+    machine.resetStall();
+    try {
+      const summary = await source.run();
+      emit(summary);
+      this.#over = true;
+      // The caller gets its answer before the process goes.
+      setTimeout(() => this.#ended.resolve(EXIT.completed), 50);
+      return summary;
+    } finally {
+      reporting.stop();
+      context.signal.removeEventListener("abort", onGone);
+      // A migration that failed after the commit point still holds the guest's pages.
+      if (!source.committed) this.#source = null;
+    }
+  }
+
+  #cancel(): Promise<null> {
+    const moving = this.#source ?? this.#destination;
+    if (!moving) throw new UsageError(`Cannot cancel: "${this.#name}" is not being moved`);
+    const error = cancelled(moving, "Cancelled by the operator", EXIT.interrupted);
+    if (!moving.cancel(error)) {
+      throw new MigrationError(
+        `Cannot cancel the migration of "${this.#name}": it is past the commit point and the guest is at the ` +
+          "destination. It completes by itself",
+        { phase: moving.state, guestLocation: "destination", exitCode: EXIT.usage },
+      );
+    }
+    if (this.#destination) this.#cancelWaiting?.(error);
+    return this.#untilIdle();
+  }
+
+  async #untilIdle(): Promise<null> {
+    while (this.#source) await pause(10);
+    return null;
+  }
+
+  async #monitor(intervalMs: number, context: HandlerContext): Promise<null> {
+    const sampler = new Sampler(this.#name);
+    while (!context.signal.aborted && !this.#over) {
+      context.emit(sampler.sample(this.#snapshot()));
+      await pause(intervalMs);
+    }
+    context.emit(sampler.sample(this.#snapshot()));
+    return null;
+  }
+
+  // ---- its own ----
+
+  #report(source: SourceMigration, context: HandlerContext): { stop: () => void } {
+    const sampler = new Sampler(this.#name);
+    const timer = setInterval(() => {
+      if (source === this.#source) context.emit(sampler.sample(this.#snapshot()));
+    }, SAMPLE_MS);
+    return { stop: () => clearInterval(timer) };
+  }
+
+  #guestEvent(check?: RamCheck): GuestEvent {
+    return { type: "guest", name: this.#name, guest: this.#guest(), ...(check ? { ram_check: check } : {}) };
+  }
+
+  #guest(): GuestReport {
+    const committed = this.#source?.committed ?? false;
+    const location = committed
+      ? this.#source?.state === "completed" ? "destination" : "destination-incomplete"
+      : this.#destination
+      ? this.#destination.state === "completed" ? "destination" : "destination-incomplete"
+      : "source";
+    return { location, ...this.#held.report() };
+  }
+
+  #snapshot(): Snapshot {
+    const guest = this.#machine ? this.#guest() : null;
+    const moving = this.#source ?? this.#destination;
+    const totalPages = this.#machine?.ram.pages ?? this.#destination?.machine?.ram.pages ?? 0;
+    if (!moving) return { ...IDLE, total_pages: totalPages, present_pages: totalPages, guest };
+    const { stats } = moving;
+    const missing = this.#source ? this.#source.missingPages : stats.missing_pages;
+    return {
+      side: this.#source ? "source" : "destination",
+      state: moving.state,
+      mode: moving.mode,
+      elapsedMs: moving.elapsedMs,
+      total_pages: totalPages,
+      present_pages: Math.max(0, totalPages - missing),
+      missing_pages: missing,
+      precopy_round: moving.round,
+      pulled_pages: stats.precopy_pages + stats.postcopy_pages,
+      wire_bytes: this.#source ? this.#source.wireBytes : stats.wire_bytes,
+      demand_faults: stats.demand_faults,
+      fault_latency_ns: stats.fault_latency_ns,
+      guest: guest ?? this.#arriving(),
+    };
+  }
+
+  /** The guest of a destination that is not whole yet. */
+  #arriving(): GuestReport | null {
+    const machine = this.#destination?.committed ? this.#destination.machine : null;
+    return machine ? { location: "destination-incomplete", ...machine.report() } : null;
+  }
+
+  async #watchGuest(machine: MicroMachine): Promise<void> {
+    while (!this.#over) {
+      const event = await machine.wait(500);
+      if (event?.type === "corrupt") {
+        const page = machine.report().first_corrupt_page;
+        this.#onEvent({ type: "note", level: "warning", detail: `The guest found page ${page} damaged` });
+      }
+      if (event?.type !== "failed") continue;
+      this.#over = true;
+      this.#onEvent({
+        type: "error",
+        code: EXIT.guestLost,
+        name: "GuestError",
+        message: `The guest of "${this.#name}" is lost: ${event.text}`,
+        guest_location: "lost",
+      });
+      this.#ended.resolve(EXIT.guestLost);
+    }
+  }
+
+  get #held(): MicroMachine {
+    if (!this.#machine) {
+      throw new UsageError(`"${this.#name}" holds no guest yet: gyges monitor ${this.#name} shows it`);
+    }
+    return this.#machine;
+  }
+}
+
+const IDLE = {
+  side: "idle",
+  state: "idle",
+  mode: null,
+  elapsedMs: 0,
+  missing_pages: 0,
+  precopy_round: 0,
+  pulled_pages: 0,
+  wire_bytes: 0,
+  demand_faults: 0,
+  fault_latency_ns: NO_LATENCY,
+} as const satisfies Partial<Snapshot>;
+
+function cancelled(
+  moving: { state: Sample["state"] },
+  what: string,
+  exitCode: ExitCode,
+): MigrationError {
+  return new MigrationError(`${what}. The guest runs at the source`, {
+    phase: moving.state,
+    guestLocation: "source",
+    exitCode,
+  });
+}
+
+async function pause(ms: number): Promise<void> {
+  using timer = delay(ms);
+  await timer.promise;
+}
