@@ -14,18 +14,33 @@
 
 int pacer_init(struct pacer *pacer, uint64_t rate)
 {
+	pthread_condattr_t attr;
+	int ret = -ENOMEM;
+
 	*pacer = (struct pacer){ .rate = rate };
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	if (pthread_mutex_init(&pacer->lock, NULL))
-		return -ENOMEM;
-	if (pthread_cond_init(&pacer->demand_gone, NULL)) {
-		pthread_mutex_destroy(&pacer->lock);
-		return -ENOMEM;
-	}
-	return 0;
+		goto out;
+	if (pthread_cond_init(&pacer->demand_gone, NULL))
+		goto err_lock;
+	if (pthread_cond_init(&pacer->stopping, &attr))
+		goto err_demand_gone;
+	ret = 0;
+	goto out;
+
+err_demand_gone:
+	pthread_cond_destroy(&pacer->demand_gone);
+err_lock:
+	pthread_mutex_destroy(&pacer->lock);
+out:
+	pthread_condattr_destroy(&attr);
+	return ret;
 }
 
 void pacer_destroy(struct pacer *pacer)
 {
+	pthread_cond_destroy(&pacer->stopping);
 	pthread_cond_destroy(&pacer->demand_gone);
 	pthread_mutex_destroy(&pacer->lock);
 }
@@ -35,6 +50,7 @@ static void set_stopped(struct pacer *pacer, bool stopped)
 	pthread_mutex_lock(&pacer->lock);
 	pacer->stopped = stopped;
 	pthread_cond_broadcast(&pacer->demand_gone);
+	pthread_cond_broadcast(&pacer->stopping);
 	pthread_mutex_unlock(&pacer->lock);
 }
 
@@ -52,9 +68,7 @@ static void sleep_until(struct pacer *pacer, uint64_t at_ns)
 {
 	struct timespec t = { .tv_sec = (time_t)(at_ns / NS_PER_S), .tv_nsec = (long)(at_ns % NS_PER_S) };
 
-	pthread_mutex_unlock(&pacer->lock);
-	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
-	pthread_mutex_lock(&pacer->lock);
+	pthread_cond_timedwait(&pacer->stopping, &pacer->lock, &t);
 }
 
 /* Several senders may sleep for the same moment; the first to wake takes the link and the others sleep again. */

@@ -19,6 +19,7 @@
 struct pacer {
 	pthread_mutex_t lock;
 	pthread_cond_t demand_gone;
+	pthread_cond_t stopping;	/* on CLOCK_MONOTONIC: ends a wait for the link early */
 	uint64_t rate;			/* bytes per second, 0: no limit */
 	uint64_t busy_until_ns;
 	unsigned int demand_waiting;
