@@ -142,6 +142,9 @@ static int secure_tls(struct gy_channel *channel, const uint8_t *key, bool serve
 		return ret;
 	if (SSL_set_fd(channel->ssl, channel->fd) && SSL_set_ex_data(channel->ssl, key_index, (void *)key))
 		ret = tls_shake(channel, server, deadline_ns);
+	/* An end without the key may offer a certificate instead, and OpenSSL as a client would take any. */
+	if (!ret && !SSL_session_reused(channel->ssl))
+		ret = -EACCES;
 	SSL_set_ex_data(channel->ssl, key_index, NULL);
 	if (ret) {
 		SSL_free(channel->ssl);
