@@ -109,6 +109,20 @@ static SSL_CTX *tls_context(bool server)
 	return ctx;
 }
 
+/* What the failure of a handshake says of the peer, by the first error that OpenSSL noted. */
+static int tls_refusal(void)
+{
+	int reason = ERR_GET_REASON(ERR_peek_error());
+
+	/* A cut link says nothing of the key. */
+	if (reason == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+		return -ECONNABORTED;
+	/* The key failed here, or at the peer, which tells it by an alert. */
+	if (reason == SSL_R_BINDER_DOES_NOT_VERIFY || reason >= SSL_AD_REASON_OFFSET)
+		return -EACCES;
+	return -EPROTO;
+}
+
 static int tls_shake(struct gy_channel *channel, bool server, uint64_t deadline_ns)
 {
 	for (;;) {
@@ -120,7 +134,7 @@ static int tls_shake(struct gy_channel *channel, bool server, uint64_t deadline_
 			return 0;
 		why = SSL_get_error(channel->ssl, ok);
 		if (why == SSL_ERROR_SSL)
-			return -EACCES;
+			return tls_refusal();
 		if (why != SSL_ERROR_WANT_READ && why != SSL_ERROR_WANT_WRITE)
 			return -ECONNABORTED;
 		ret = gy_fd_wait(channel->fd, why == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline_ns);
