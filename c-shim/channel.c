@@ -394,7 +394,8 @@ int gy_channel_send_frame(struct gy_channel *channel, const uint8_t *text, uint3
 	if (!frame)
 		return -ENOMEM;
 	memcpy(frame, sizes, sizeof(sizes));
-	memcpy(frame + sizeof(sizes), text, text_bytes);
+	if (text_bytes)
+		memcpy(frame + sizeof(sizes), text, text_bytes);
 	if (payload_bytes)
 		memcpy(frame + sizeof(sizes) + text_bytes, payload, payload_bytes);
 	ret = gy_channel_write_by(channel, frame, total, deadline_after_ms(timeout_ms));

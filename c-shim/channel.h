@@ -12,7 +12,7 @@
 
 struct gy_channel {
 	int fd;			/* non-blocking */
-	bool broken;		/* a message was cut in two: the channel is of no more use */
+	_Atomic(bool) broken;	/* a message was cut in two: the channel is of no more use */
 	SSL *ssl;		/* NULL: plain */
 	/* An SSL object serves one thread at a time; frames are sent and received by two. Never held over poll(). */
 	pthread_mutex_t lock;

@@ -489,11 +489,11 @@ static void small_frames(uint32_t tls)
 
 	CHECK_EQUAL(gy_channel_recv_frame(ends.server.channel, buf, sizeof(buf), 0), -ETIMEDOUT);
 	CHECK_EQUAL(gy_channel_recv_frame(ends.server.channel, buf, 7, 0), -EINVAL);
-	CHECK_EQUAL(gy_channel_send_frame(ends.client.channel, (const uint8_t *)"", 0, NULL, 0, SOON_MS), 0);
+	CHECK_EQUAL(gy_channel_send_frame(ends.client.channel, NULL, 0, NULL, 0, SOON_MS), 0);
 	CHECK_EQUAL(gy_channel_recv_frame(ends.server.channel, buf, 8, SOON_MS), 8);
 	frame_sizes_are(buf, 0, 0);
 	CHECK_EQUAL(gy_channel_send_frame(ends.client.channel, (const uint8_t *)"{}", 2, NULL, 0, SOON_MS), 0);
-	CHECK_EQUAL(gy_channel_send_frame(ends.client.channel, (const uint8_t *)"", 0, (const uint8_t *)"x", 1, SOON_MS), 0);
+	CHECK_EQUAL(gy_channel_send_frame(ends.client.channel, NULL, 0, (const uint8_t *)"x", 1, SOON_MS), 0);
 	/* Just as large as the buffer; two frames that came together stay two. */
 	CHECK_EQUAL(gy_channel_recv_frame(ends.server.channel, buf, 10, SOON_MS), 10);
 	CHECK(!memcmp(buf + 8, "{}", 2));
@@ -572,7 +572,7 @@ static void *block_in_send(void *arg)
 	uint8_t *buf = calloc(1, bytes);
 
 	CHECK(buf);
-	blocked->result = gy_channel_send_frame(blocked->channel, (const uint8_t *)"", 0, buf, (uint32_t)bytes, 60000);
+	blocked->result = gy_channel_send_frame(blocked->channel, NULL, 0, buf, (uint32_t)bytes, 60000);
 	atomic_store(&blocked->done, true);
 	free(buf);
 	return NULL;
@@ -596,6 +596,26 @@ static void shutdown_wakes(uint32_t tls)
 	CHECK(now_ns() - began < PROMPT_NS);
 	CHECK_EQUAL(receive.result, -ECONNABORTED);
 	CHECK_EQUAL(send.result, -ECONNABORTED);
+	destroy_ends(&ends);
+}
+
+/* A frame that is cut by its deadline ends the channel, also for a thread that receives at this moment. */
+static void send_deadline(uint32_t tls)
+{
+	struct ends ends = secured(tls);
+	struct blocked receive = { .channel = ends.client.channel };
+	uint64_t bytes = STUCK_BYTES;
+	uint8_t *buf = calloc(1, bytes);
+	pthread_t thread;
+
+	CHECK(buf);
+	CHECK(!thread_start(&thread, "receive", block_in_receive, &receive));
+	CHECK_EQUAL(gy_channel_send_frame(ends.client.channel, NULL, 0, buf, (uint32_t)bytes, 100), -ETIMEDOUT);
+	pthread_join(thread, NULL);
+	CHECK_EQUAL(receive.result, -ECONNABORTED);
+	CHECK_EQUAL(gy_channel_send_frame(ends.client.channel, NULL, 0, buf, 1, SOON_MS), -ECONNABORTED);
+	CHECK_EQUAL(gy_channel_recv_frame(ends.client.channel, buf, bytes, SOON_MS), -ECONNABORTED);
+	free(buf);
 	destroy_ends(&ends);
 }
 
@@ -642,6 +662,7 @@ int main(void)
 		cut_frames(tls);
 		both_ways(tls);
 		shutdown_wakes(tls);
+		send_deadline(tls);
 	}
 	gy_listener_destroy(listener);
 	puts("channel_test: passed");
