@@ -538,6 +538,8 @@ int main(void)
 	stops_at_once(1, 0);
 	stops_at_once(2, 0);
 	stops_at_once(2, 5000);
+	/* A guest that sleeps for tenths of a second at a time. */
+	stops_at_once(2, 1);
 	for (enum damage damage = ZERO_PAGE; damage <= FLIP_BYTE; damage++)
 		damage_is_noticed(damage, damage == SWAP_PAGES ? 2 : 1);
 	every_byte_is_checked();
