@@ -50,6 +50,7 @@ struct gy_source {
 	struct server servers[MAX_SERVERS];
 	uint32_t n_servers;
 	_Atomic(bool) dropping;
+	gy_word *allocated;		/* pages known to be allocated, which they stay; others must be looked up */
 	struct hole *holes;
 	uint32_t n_holes;
 	bool scanned;
@@ -63,14 +64,14 @@ static void count(uint64_t *counter, uint64_t n)
 
 /* ---- present set ---- */
 
-static void set_range(uint64_t *bitmap, uint64_t first, uint64_t end)
+static void set_range(gy_word *bitmap, uint64_t first, uint64_t end)
 {
 	while (first < end) {
 		uint64_t bit = first % 64;
 		uint64_t n = 64 - bit < end - first ? 64 - bit : end - first;
 		uint64_t mask = n == 64 ? ~0ull : ((1ull << n) - 1) << bit;
 
-		bitmap[first / 64] |= mask;
+		atomic_fetch_or(&bitmap[first / 64], mask);
 		first += n;
 	}
 }
@@ -92,7 +93,7 @@ static int scan_range(struct gy_source *source, uint64_t *bitmap, uint64_t first
 			if (source->n_holes < MAX_HOLES)
 				source->holes[source->n_holes++] = (struct hole){ first, from };
 			else
-				set_range(bitmap, first, from);
+				set_range((gy_word *)bitmap, first, from);
 		}
 		if (from == end)
 			return 0;
@@ -102,7 +103,8 @@ static int scan_range(struct gy_source *source, uint64_t *bitmap, uint64_t first
 		to = (uint64_t)hole / GY_PAGE_BYTES;
 		if (to > end)
 			to = end;
-		set_range(bitmap, from, to);
+		set_range((gy_word *)bitmap, from, to);
+		set_range(source->allocated, from, to);
 		first = to;
 	}
 	return 0;
@@ -162,49 +164,57 @@ static int reply(struct server *server, uint32_t tag, uint64_t first, uint32_t p
 	return gy_channel_write_all(server->channel, server->out, total, REPLY_IDLE_MS);
 }
 
-/* Length of the run of alike pages (zero or not) from @first; all of [first, end) is allocated. */
-static uint32_t alike(const struct gy_ram *ram, uint64_t first, uint64_t end, bool *zero)
+/*
+ * Is the page allocated? A hole is zero without being read, and reading it through the mapping would allocate it.
+ * Only SEEK_DATA is cheap here: SEEK_HOLE walks to the end of what is allocated.
+ */
+static int is_allocated(struct gy_source *source, uint64_t page)
 {
-	uint64_t at = first + 1;
+	int64_t data;
 
-	*zero = is_zero(ram->alias + first * GY_PAGE_BYTES);
-	while (at < end && is_zero(ram->alias + at * GY_PAGE_BYTES) == *zero)
-		at++;
-	return (uint32_t)(at - first);
+	if (bitmap_test(source->allocated, page))
+		return 1;
+	data = gy_ram_seek(source->ram, page * GY_PAGE_BYTES, 1);
+	if (data < 0)
+		return (int)data;
+	if ((uint64_t)data != page * GY_PAGE_BYTES)
+		return 0;
+	bitmap_set(source->allocated, page);
+	return 1;
 }
 
-/* A hole is zero without being read, and reading it through the mapping would allocate it. */
+/* 1: the page is zero, allocated or not. 0: it is not. */
+static int page_is_zero(struct gy_source *source, uint64_t page)
+{
+	int ret = is_allocated(source, page);
+
+	return ret <= 0 ? (ret ? ret : 1) : is_zero(source->ram->alias + page * GY_PAGE_BYTES);
+}
+
+/* Answers a request by runs of pages that are all zero or all not. */
 static int serve_run(struct server *server, uint32_t tag, uint64_t first, uint64_t end)
 {
-	struct gy_ram *ram = server->source->ram;
-	uint64_t piece = server->source->pacer.rate ? PACER_PIECE_PAGES : PAGE_REQUEST_MAX;
+	struct gy_source *source = server->source;
+	uint64_t piece = source->pacer.rate ? PACER_PIECE_PAGES : PAGE_REQUEST_MAX;
+	int zero = page_is_zero(source, first);
 
 	while (first < end) {
-		int64_t at = gy_ram_seek(ram, first * GY_PAGE_BYTES, 1);
-		uint64_t data = (uint64_t)at / GY_PAGE_BYTES;
-		uint64_t stop = end;
-		bool zero = true;
-		uint32_t pages;
-		int ret;
+		uint64_t stop = zero || end - first < piece ? end : first + piece;
+		uint64_t at = first + 1;
+		int next = zero, ret;
 
-		if (at < 0)
-			return (int)at;
-		if (data > first) {
-			pages = (uint32_t)((data < end ? data : end) - first);
-		} else {
-			at = gy_ram_seek(ram, first * GY_PAGE_BYTES, 0);
-			if (at < 0)
-				return (int)at;
-			if ((uint64_t)at / GY_PAGE_BYTES < stop)
-				stop = (uint64_t)at / GY_PAGE_BYTES;
-			if (stop - first > piece)
-				stop = first + piece;
-			pages = alike(ram, first, stop, &zero);
+		while (at < stop && next == zero) {
+			next = page_is_zero(source, at);
+			at += next == zero;
 		}
-		ret = reply(server, tag, first, pages, zero);
+		if (zero < 0 || next < 0)
+			return zero < 0 ? zero : next;
+		ret = reply(server, tag, first, (uint32_t)(at - first), zero);
 		if (ret)
 			return ret;
-		first += pages;
+		/* A run that ended at a piece's limit goes on; its next page has not been looked at. */
+		zero = next == zero && at < end ? page_is_zero(source, at) : next;
+		first = at;
 	}
 	return 0;
 }
@@ -274,9 +284,12 @@ int gy_source_create(struct gy_ram *ram, uint64_t rate, struct gy_source **out)
 	source->holes = calloc(MAX_HOLES, sizeof(*source->holes));
 	if (!source->holes)
 		goto err_free;
+	source->allocated = calloc(bitmap_words(ram->pages), sizeof(*source->allocated));
+	if (!source->allocated)
+		goto err_holes;
 	ret = pacer_init(&source->pacer, rate);
 	if (ret)
-		goto err_holes;
+		goto err_allocated;
 	ret = events_init(&source->events);
 	if (ret)
 		goto err_pacer;
@@ -286,6 +299,8 @@ int gy_source_create(struct gy_ram *ram, uint64_t rate, struct gy_source **out)
 
 err_pacer:
 	pacer_destroy(&source->pacer);
+err_allocated:
+	free(source->allocated);
 err_holes:
 	free(source->holes);
 err_free:
@@ -310,6 +325,8 @@ int gy_source_add(struct gy_source *source, struct gy_channel *channel, uint32_t
 	ret = thread_start(&server->thread, server->demand ? "gy-serve-demand" : "gy-serve", serve, server);
 	if (ret)
 		goto err_out;
+	if (server->demand)
+		thread_make_urgent(server->thread);
 	source->n_servers++;
 	pthread_mutex_unlock(&source->lock);
 	return 0;
@@ -348,6 +365,7 @@ void gy_source_destroy(struct gy_source *source)
 	pthread_mutex_destroy(&source->lock);
 	events_destroy(&source->events);
 	pacer_destroy(&source->pacer);
+	free(source->allocated);
 	free(source->holes);
 	free(source);
 }
