@@ -10,6 +10,7 @@ import { MicroMachine, shapeOf } from "./machine/micro.ts";
 import { DestinationMigration } from "./migration/destination.ts";
 import { guestSchema, sampleSchema, summarySchema } from "./monitor/summary.ts";
 import type { MicroVmOptions, MigrateOptions, PrepareOptions } from "./options.ts";
+import { armInjection } from "./resident/fault_injection.ts";
 import { Reception } from "./resident/reception.ts";
 import { Resident } from "./resident/resident.ts";
 import type { WireMachine } from "./wire/messages.ts";
@@ -25,6 +26,7 @@ export interface RunOptions {
 /** Holds a new micro-VM until it is stopped or has moved away; `vm start`. */
 export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOptions): Promise<ExitCode> {
   using directory = await RuntimeDir.claim(name);
+  armInjection(run.onEvent);
   const machine = await buildMachine(shapeOf(vm));
   const resident = new Resident(name, run.onEvent);
   resident.hold(machine);
@@ -38,6 +40,7 @@ export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOpti
 /** Waits for a guest, receives it and holds it from then on; `prepare --micro`. */
 export async function prepareMicroVm(name: string, options: PrepareOptions, run: RunOptions): Promise<ExitCode> {
   using directory = await RuntimeDir.claim(name);
+  armInjection(run.onEvent);
   let machine: MicroMachine | null = null;
   const migration = new DestinationMigration({
     tls: options.tls,

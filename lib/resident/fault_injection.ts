@@ -1,0 +1,27 @@
+/** GYGES_INJECT=FAULT@PAGE arms one fault in this process, for tests that must see a detector fire. */
+import { INJECT, inject, type InjectedFault } from "../../ffi/inject.ts";
+import { UsageError } from "../errors.ts";
+import type { GygesEvent } from "../events.ts";
+
+const VARIABLE = "GYGES_INJECT";
+
+/** Arms what the environment asks for, and says so loudly. Throws UsageError for what it cannot read. */
+export function armInjection(onEvent: (event: GygesEvent) => void): void {
+  const text = Deno.env.get(VARIABLE);
+  if (text === undefined) return;
+  const [fault = "", page = ""] = text.split("@");
+  if (!isFault(fault) || !/^\d{1,12}$/.test(page)) {
+    const faults = Object.keys(INJECT).join(", ");
+    throw new UsageError(`Cannot read ${VARIABLE}="${text}": it must be FAULT@PAGE with FAULT one of ${faults}`);
+  }
+  inject(fault, Number(page));
+  onEvent({
+    type: "note",
+    level: "warning",
+    detail: `${VARIABLE} is set: the guest's memory will be damaged on purpose (${fault} at page ${page})`,
+  });
+}
+
+function isFault(text: string): text is InjectedFault {
+  return text in INJECT;
+}
