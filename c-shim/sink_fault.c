@@ -207,13 +207,15 @@ void *sink_fault_thread(void *arg)
 			sched_yield();
 			continue;
 		}
-		if (!ret) {
-			wait_for_work(conn, events);
-			sink_conn_clear_wake(conn);
+		/* Before the sleep: replies have made room to ask for pages that had to wait until now. */
+		if (!ret)
 			ret = take_orders(conn);
-		}
-		if (ret < 0)
+		if (ret < 0) {
 			lose_channel(conn, ret);
+			continue;
+		}
+		wait_for_work(conn, events);
+		sink_conn_clear_wake(conn);
 	}
 	pthread_mutex_lock(&conn->sink->fault_lock);
 	drop_channel_locked(conn);

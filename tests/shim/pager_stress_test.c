@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * pager_stress_test.c - the destination's pager where threads meet: many connections, many waiters, links that come
+ * and go. What must not be late is measured against the second after which every thread looks again by itself.
+ */
+#include "pager_fixture.h"
+
+/* With a window of a page a connection, the last pages come over several connections at the same moment. */
+static void counters_at_the_end(void)
+{
+	struct gy_ram *from = make_ram(true);
+
+	for (int round = 0; round < 12; round++) {
+		struct gy_ram *to = make_ram(false);
+		struct gy_sink *sink = make_sink(to, true, 8);
+		struct gy_source *source;
+
+		CHECK(!gy_source_create(from, 0, &source));
+		for (int i = 0; i < 8; i++)
+			join(source, sink, GY_ROLE_PREFETCH);
+		want_all(sink);
+		arm_and_run(sink);
+		CHECK_EQUAL(gy_sink_wait(sink, SOON_MS), GY_EVENT_COMPLETE);
+		check_complete(sink);
+		gy_source_destroy(source);
+		gy_sink_destroy(sink);
+		gy_ram_destroy(to);
+	}
+	gy_ram_destroy(from);
+}
+
+#define TOUCHERS 200u
+
+struct toucher {
+	pthread_t thread;
+	const uint8_t *base;
+	uint64_t page;
+	uint64_t step;
+	uint64_t pages;
+};
+
+static void *touch(void *arg)
+{
+	struct toucher *toucher = arg;
+
+	for (uint64_t n = 0; n < toucher->pages; n++) {
+		CHECK(page_is_right(toucher->base, toucher->page));
+		toucher->page = (toucher->page + toucher->step) % PAGES;
+	}
+	return NULL;
+}
+
+/* More faults at once than one connection has room to ask for. */
+static void more_waiters_than_requests(void)
+{
+	static struct toucher toucher[TOUCHERS];
+	struct gy_ram *from = make_ram(true), *to = make_ram(false);
+	struct gy_sink *sink = make_sink(to, false, 8);
+	struct gy_source *source;
+
+	CHECK(!gy_source_create(from, 0, &source));
+	want_all(sink);
+	arm_and_run(sink);
+	for (uint32_t i = 0; i < TOUCHERS; i++) {
+		/* Two threads wait for the same page. */
+		toucher[i] = (struct toucher){ .base = to->guest, .page = i / 2, .step = 1, .pages = 1 };
+		CHECK(!thread_start(&toucher[i].thread, "guest", touch, &toucher[i]));
+	}
+	while (atomic_load(&sink->waiters.n) < TOUCHERS)
+		nap_ms(1);
+	uint64_t began = now_ns();
+
+	join(source, sink, GY_ROLE_DEMAND);
+	for (uint32_t i = 0; i < TOUCHERS; i++)
+		pthread_join(toucher[i].thread, NULL);
+	CHECK(now_ns() - began < PROMPT_NS);
+	CHECK_EQUAL(STAT(gy_sink_stats(sink), demand_faults), TOUCHERS);
+	CHECK_EQUAL(STAT(gy_sink_stats(sink), postcopy_pages), TOUCHERS / 2);
+	CHECK_EQUAL(atomic_load(&sink->waiters.n), 0);
+	CHECK_EQUAL(atomic_load(&sink->waiters.asked), 0);
+	gy_source_destroy(source);
+	gy_sink_destroy(sink);
+	gy_ram_destroy(from);
+	gy_ram_destroy(to);
+}
+
+/* Links are cut again and again, from either end, under a guest that faults all the time. */
+static void storm(uint64_t seed)
+{
+	struct gy_ram *from = make_ram(true), *to = make_ram(false);
+	struct gy_sink *sink = make_sink(to, true, 16);
+	struct toucher toucher[4];
+	struct gy_source *source;
+
+	CHECK(!gy_source_create(from, 4000000, &source));
+	want_all(sink);
+	arm_and_run(sink);
+	for (uint32_t i = 0; i < 4; i++) {
+		toucher[i] = (struct toucher){
+			.base = to->guest, .page = i * 128, .step = 1 + 2 * random_below(&seed, 50), .pages = PAGES,
+		};
+		CHECK(!thread_start(&toucher[i].thread, "guest", touch, &toucher[i]));
+	}
+	for (int cut = 0; cut < 20; cut++) {
+		join(source, sink, GY_ROLE_DEMAND);
+		for (uint64_t n = random_below(&seed, 3); n; n--)
+			join(source, sink, GY_ROLE_PREFETCH);
+		nap_ms((uint32_t)random_below(&seed, 12));
+		if (random_below(&seed, 2))
+			gy_source_drop_channels(source);
+		gy_sink_drop_channels(sink);
+		gy_source_drop_channels(source);
+	}
+	join(source, sink, GY_ROLE_DEMAND);
+	join(source, sink, GY_ROLE_PREFETCH);
+	for (uint32_t i = 0; i < 4; i++)
+		pthread_join(toucher[i].thread, NULL);
+	wait_complete(sink);
+	check_complete(sink);
+	gy_source_destroy(source);
+	gy_sink_destroy(sink);
+	gy_ram_destroy(from);
+	gy_ram_destroy(to);
+}
+
+int main(void)
+{
+	counters_at_the_end();
+	more_waiters_than_requests();
+	for (uint64_t seed = 1; seed <= 2; seed++)
+		storm(seed);
+	puts("pager_stress_test: passed");
+	return 0;
+}
