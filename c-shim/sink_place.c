@@ -87,16 +87,16 @@ int sink_release_waiters(struct gy_sink *sink, uint64_t first, uint64_t count, b
 
 static void pages_arrived(struct gy_sink *sink, uint64_t count)
 {
-	__atomic_store_n(&sink->stats.present_pages,
-			 sink->stats.total_pages - (atomic_load(&sink->missing) - count), __ATOMIC_RELAXED);
-	__atomic_store_n(&sink->stats.missing_pages, atomic_load(&sink->missing) - count, __ATOMIC_RELAXED);
+	uint32_t running = SINK_RUNNING;
+
+	/* Before the counter that ends it all: whoever brings that to 0 finds these final. */
+	sink_count(&sink->stats.present_pages, count);
+	__atomic_fetch_sub(&sink->stats.missing_pages, count, __ATOMIC_RELAXED);
 	if (atomic_fetch_sub(&sink->missing, count) != count)
 		return;
-	/* Before run() the last page may come by a demand fault of device loading: run() looks again. */
-	if (sink_phase(sink) == SINK_RUNNING) {
-		atomic_store(&sink->phase, SINK_DONE);
+	/* Before run() the last page may come by a demand fault of device loading: run() looks again, maybe now. */
+	if (atomic_compare_exchange_strong(&sink->phase, &running, SINK_DONE))
 		events_raise(&sink->events, GY_EVENT_COMPLETE);
-	}
 }
 
 /*
