@@ -218,7 +218,7 @@ void gy_sink_drop_channels(struct gy_sink *sink)
 	pthread_mutex_unlock(&sink->fault_lock);
 }
 
-static void wake_prefetch_locked(struct gy_sink *sink)
+void sink_wake_prefetch_locked(struct gy_sink *sink)
 {
 	for (uint32_t i = 0; i < sink->n_conns; i++)
 		sink_conn_wake(sink->conn[i]);
@@ -262,7 +262,7 @@ int64_t gy_sink_round(struct gy_sink *sink, const uint8_t *set, uint64_t len, ui
 		sink->round_ended = false;
 		sink->round_deadline_ns = deadline_after_ms(deadline_ms);
 		atomic_store(&sink->phase, SINK_ROUND);
-		wake_prefetch_locked(sink);
+		sink_wake_prefetch_locked(sink);
 	}
 	pthread_mutex_unlock(&sink->lock);
 	return wanted;
@@ -272,7 +272,7 @@ int gy_sink_end_round(struct gy_sink *sink)
 {
 	pthread_mutex_lock(&sink->lock);
 	sink->round_ended = true;
-	wake_prefetch_locked(sink);
+	sink_wake_prefetch_locked(sink);
 	pthread_mutex_unlock(&sink->lock);
 	return 0;
 }
@@ -407,7 +407,7 @@ int gy_sink_run(struct gy_sink *sink)
 	pthread_mutex_lock(&sink->lock);
 	if (sink_phase(sink) == SINK_ARMED) {
 		atomic_store(&sink->phase, SINK_RUNNING);
-		wake_prefetch_locked(sink);
+		sink_wake_prefetch_locked(sink);
 	} else {
 		ret = -EBUSY;
 	}

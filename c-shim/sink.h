@@ -126,6 +126,9 @@ static inline void sink_count(uint64_t *counter, uint64_t n)
 	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
+/* There may be something to ask for. Holds sink->lock. */
+void sink_wake_prefetch_locked(struct gy_sink *sink);
+
 /* ---- sink_conn.c: one connection ---- */
 
 int sink_conn_init(struct sink_conn *conn, struct gy_sink *sink, bool demand);

@@ -186,6 +186,10 @@ static void lose_channel(struct sink_conn *conn, int64_t why)
 	pthread_mutex_lock(&conn->sink->fault_lock);
 	drop_channel_locked(conn);
 	pthread_mutex_unlock(&conn->sink->fault_lock);
+	/* Without this connection its pages can still come in the background. */
+	pthread_mutex_lock(&conn->sink->lock);
+	sink_wake_prefetch_locked(conn->sink);
+	pthread_mutex_unlock(&conn->sink->lock);
 	if (!atomic_load(&conn->stop) && !atomic_load(&conn->sink->failed))
 		events_raise(&conn->sink->events, why == -EPROTO ? GY_EVENT_FAILED : GY_EVENT_LINK_LOST);
 }

@@ -118,10 +118,11 @@ void *sink_prefetch_thread(void *arg)
 	}
 	gy_channel_shutdown(conn->channel);
 	sink_conn_hand_back(conn);
+	/* What this connection had in flight must be asked for anew: by the others, and for whoever waits for it. */
 	pthread_mutex_lock(&sink->lock);
 	end_round_locked(sink);
+	sink_wake_prefetch_locked(sink);
 	pthread_mutex_unlock(&sink->lock);
-	/* Faults that waited for what this connection had in flight must be asked for anew. */
 	sink_conn_wake(&sink->fault);
 	if (!atomic_load(&conn->stop) && !atomic_load(&sink->failed))
 		events_raise(&sink->events, ret == -EPROTO ? GY_EVENT_FAILED : GY_EVENT_LINK_LOST);

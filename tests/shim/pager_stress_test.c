@@ -3,6 +3,7 @@
  * pager_stress_test.c - the destination's pager where threads meet: many connections, many waiters, links that come
  * and go. What must not be late is measured against the second after which every thread looks again by itself.
  */
+#include "page_proto.h"
 #include "pager_fixture.h"
 
 /* With a window of a page a connection, the last pages come over several connections at the same moment. */
@@ -84,6 +85,46 @@ static void more_waiters_than_requests(void)
 	gy_ram_destroy(to);
 }
 
+/* One connection takes requests and answers none. When it dies its pages go to one that has nothing left to do. */
+static void pages_of_a_dead_connection(uint32_t role)
+{
+	struct gy_ram *from = make_ram(true), *to = make_ram(false);
+	struct gy_sink *sink = make_sink(to, true, 64);
+	struct toucher toucher = { .base = to->guest, .page = 100, .step = 1, .pages = 1 };
+	struct link mute = make_link();
+	struct page_request request;
+	struct gy_source *source;
+	uint64_t began;
+
+	CHECK(!gy_source_create(from, 0, &source));
+	want_all(sink);
+	CHECK_EQUAL(gy_sink_arm(sink), PAGES);
+	CHECK(!gy_sink_add(sink, mute.sink, role));
+	if (role == GY_ROLE_DEMAND)
+		CHECK(!thread_start(&toucher.thread, "guest", touch, &toucher));
+	else
+		CHECK(!gy_sink_run(sink));
+	CHECK(!gy_channel_read_all(mute.source, &request, sizeof(request), deadline_after_ms(SOON_MS)));
+	join(source, sink, GY_ROLE_PREFETCH);
+	if (role == GY_ROLE_DEMAND)
+		CHECK(!gy_sink_run(sink));
+	while (bitmap_count(sink->want, PAGES))
+		nap_ms(1);
+	nap_ms(100);
+	CHECK(STAT(gy_sink_stats(sink), missing_pages) > 0);
+	began = now_ns();
+	gy_channel_destroy(mute.source);
+	wait_complete(sink);
+	CHECK(now_ns() - began < PROMPT_NS);
+	if (role == GY_ROLE_DEMAND)
+		pthread_join(toucher.thread, NULL);
+	check_complete(sink);
+	gy_source_destroy(source);
+	gy_sink_destroy(sink);
+	gy_ram_destroy(from);
+	gy_ram_destroy(to);
+}
+
 /* Links are cut again and again, from either end, under a guest that faults all the time. */
 static void storm(uint64_t seed)
 {
@@ -127,6 +168,8 @@ int main(void)
 {
 	counters_at_the_end();
 	more_waiters_than_requests();
+	pages_of_a_dead_connection(GY_ROLE_PREFETCH);
+	pages_of_a_dead_connection(GY_ROLE_DEMAND);
 	for (uint64_t seed = 1; seed <= 2; seed++)
 		storm(seed);
 	puts("pager_stress_test: passed");
