@@ -42,6 +42,13 @@ static inline void events_raise(struct events *events, uint32_t mask)
 	pthread_mutex_unlock(&events->lock);
 }
 
+static inline void events_forget(struct events *events, uint32_t mask)
+{
+	pthread_mutex_lock(&events->lock);
+	events->mask &= ~mask;
+	pthread_mutex_unlock(&events->lock);
+}
+
 /* Takes and clears what was raised; -ETIMEDOUT if nothing was. */
 static inline int events_wait(struct events *events, uint32_t timeout_ms)
 {

@@ -353,6 +353,8 @@ void gy_source_drop_channels(struct gy_source *source)
 	}
 	source->n_servers = 0;
 	pacer_restart(&source->pacer);
+	/* The fate of the old channels must not be taken for that of the next. */
+	events_forget(&source->events, GY_EVENT_LINK_LOST | GY_EVENT_FAILED);
 	atomic_store(&source->dropping, false);
 	pthread_mutex_unlock(&source->lock);
 }

@@ -216,6 +216,8 @@ void gy_sink_drop_channels(struct gy_sink *sink)
 	while (sink->fault_drop)
 		pthread_cond_wait(&sink->fault_taken, &sink->fault_lock);
 	pthread_mutex_unlock(&sink->fault_lock);
+	/* The fate of the old channels must not be taken for that of the next. */
+	events_forget(&sink->events, GY_EVENT_LINK_LOST | (atomic_load(&sink->failed) ? 0 : GY_EVENT_FAILED));
 }
 
 void sink_wake_prefetch_locked(struct gy_sink *sink)

@@ -125,6 +125,40 @@ static void pages_of_a_dead_connection(uint32_t role)
 	gy_ram_destroy(to);
 }
 
+/* What happened to channels that are gone must not be taken for the fate of those that follow. */
+static void no_events_after_a_drop(void)
+{
+	struct gy_ram *to = make_ram(false);
+	struct gy_sink *sink = make_sink(to, true, 8);
+	struct link link[3];
+
+	want_all(sink);
+	arm_and_run(sink);
+	for (int round = 0; round < 30; round++) {
+		for (int i = 0; i < 3; i++) {
+			link[i] = make_link();
+			CHECK(!gy_sink_add(sink, link[i].sink, i ? GY_ROLE_PREFETCH : GY_ROLE_DEMAND));
+		}
+		if (round % 3) {
+			/* The first is waited for; the others die later, or not at all. */
+			gy_channel_shutdown(link[1].source);
+			CHECK_EQUAL(gy_sink_wait(sink, SOON_MS), GY_EVENT_LINK_LOST);
+		}
+		if (round % 3 == 2) {
+			gy_channel_shutdown(link[0].source);
+			gy_channel_shutdown(link[2].source);
+			nap_ms(20);
+		}
+		gy_sink_drop_channels(sink);
+		CHECK_EQUAL(gy_sink_wait(sink, 5), -ETIMEDOUT);
+		for (int i = 0; i < 3; i++)
+			gy_channel_destroy(link[i].source);
+		CHECK_EQUAL(bitmap_count(sink->want, PAGES), PAGES);
+	}
+	gy_sink_destroy(sink);
+	gy_ram_destroy(to);
+}
+
 /* Links are cut again and again, from either end, under a guest that faults all the time. */
 static void storm(uint64_t seed)
 {
@@ -170,6 +204,7 @@ int main(void)
 	more_waiters_than_requests();
 	pages_of_a_dead_connection(GY_ROLE_PREFETCH);
 	pages_of_a_dead_connection(GY_ROLE_DEMAND);
+	no_events_after_a_drop();
 	for (uint64_t seed = 1; seed <= 2; seed++)
 		storm(seed);
 	puts("pager_stress_test: passed");
