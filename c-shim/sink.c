@@ -274,6 +274,8 @@ int gy_sink_end_round(struct gy_sink *sink)
 {
 	pthread_mutex_lock(&sink->lock);
 	sink->round_ended = true;
+	/* With every connection lost nobody else would. */
+	sink_end_round_locked(sink);
 	sink_wake_prefetch_locked(sink);
 	pthread_mutex_unlock(&sink->lock);
 	return 0;

@@ -156,6 +156,8 @@ void sink_fail(struct gy_sink *sink);
 
 /* ---- sink_prefetch.c, sink_fault.c: the threads ---- */
 
+/* Ends the round if nothing more will be asked for and nothing is under way. Holds sink->lock. */
+void sink_end_round_locked(struct gy_sink *sink);
 void *sink_prefetch_thread(void *conn);
 void *sink_fault_thread(void *conn);
 

@@ -47,7 +47,7 @@ static uint32_t claim_locked(struct gy_sink *sink, uint32_t max, uint64_t *first
 }
 
 /* A round is over when nothing more will be asked for and nothing is under way. */
-static void end_round_locked(struct gy_sink *sink)
+void sink_end_round_locked(struct gy_sink *sink)
 {
 	if (sink_phase(sink) != SINK_ROUND || !sink->round_ended || sink->requests_in_flight)
 		return;
@@ -74,7 +74,7 @@ static int ask_more(struct sink_conn *conn)
 			break;
 		pthread_mutex_lock(&sink->lock);
 		n = claim_locked(sink, n, &first);
-		end_round_locked(sink);
+		sink_end_round_locked(sink);
 		pthread_mutex_unlock(&sink->lock);
 		if (!n)
 			break;
@@ -120,7 +120,7 @@ void *sink_prefetch_thread(void *arg)
 	sink_conn_hand_back(conn);
 	/* What this connection had in flight must be asked for anew: by the others, and for whoever waits for it. */
 	pthread_mutex_lock(&sink->lock);
-	end_round_locked(sink);
+	sink_end_round_locked(sink);
 	sink_wake_prefetch_locked(sink);
 	pthread_mutex_unlock(&sink->lock);
 	sink_conn_wake(&sink->fault);

@@ -159,6 +159,39 @@ static void no_events_after_a_drop(void)
 	gy_ram_destroy(to);
 }
 
+/* A round that has lost every connection can be ended, and the next one pulls what it left. */
+static void round_without_connections(void)
+{
+	struct gy_ram *from = make_ram(true), *to = make_ram(false);
+	struct gy_sink *sink = make_sink(to, true, 8);
+	struct link mute = make_link();
+	struct page_request request;
+	struct gy_source *source;
+	uint8_t set[16];
+
+	CHECK(!gy_source_create(from, 0, &source));
+	CHECK(!gy_sink_add(sink, mute.sink, GY_ROLE_PREFETCH));
+	CHECK_EQUAL(gy_sink_round(sink, set, all_pages(set), 60000), PAGES);
+	CHECK(!gy_channel_read_all(mute.source, &request, sizeof(request), deadline_after_ms(SOON_MS)));
+	gy_channel_destroy(mute.source);
+	CHECK_EQUAL(gy_sink_wait(sink, SOON_MS), GY_EVENT_LINK_LOST);
+	CHECK(!gy_sink_end_round(sink));
+	CHECK_EQUAL(gy_sink_wait(sink, SOON_MS / 10), GY_EVENT_ROUND_DONE);
+	CHECK_EQUAL(bitmap_count(sink->want, PAGES), PAGES);
+	gy_sink_drop_channels(sink);
+	join(source, sink, GY_ROLE_PREFETCH);
+	CHECK_EQUAL(gy_sink_round(sink, set, 0, 60000), -EBADMSG);
+	CHECK_EQUAL(gy_sink_round(sink, set, all_pages(set), 60000), PAGES);
+	CHECK_EQUAL(gy_sink_wait(sink, SOON_MS), GY_EVENT_ROUND_DONE);
+	arm_and_run(sink);
+	CHECK_EQUAL(gy_sink_wait(sink, SOON_MS), GY_EVENT_COMPLETE);
+	check_complete(sink);
+	gy_source_destroy(source);
+	gy_sink_destroy(sink);
+	gy_ram_destroy(from);
+	gy_ram_destroy(to);
+}
+
 /* Links are cut again and again, from either end, under a guest that faults all the time. */
 static void storm(uint64_t seed)
 {
@@ -205,6 +238,7 @@ int main(void)
 	pages_of_a_dead_connection(GY_ROLE_PREFETCH);
 	pages_of_a_dead_connection(GY_ROLE_DEMAND);
 	no_events_after_a_drop();
+	round_without_connections();
 	for (uint64_t seed = 1; seed <= 2; seed++)
 		storm(seed);
 	puts("pager_stress_test: passed");
