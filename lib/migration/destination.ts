@@ -189,7 +189,7 @@ export class DestinationMigration {
           await this.#load(peer, message, payload);
           break;
         case "run":
-          return this.#run();
+          return await this.#run(peer);
         case "failed":
           throw new PeerFailedError(message.message);
         default:
@@ -238,13 +238,15 @@ export class DestinationMigration {
     await peer.send({ type: "loaded", missing_pages: missing });
   }
 
-  /** The commit point: the guest is ours. */
-  #run(): void {
+  /** The commit point: the guest is ours, whether or not the source hears that it runs. */
+  async #run(peer: Peer): Promise<void> {
     if (this.state !== "loading") throw new ProtocolError(`Got "run" in state "${this.state}"`);
     this.#built.run();
     this.#downtimeMs = performance.now() - this.#stoppedAt;
-    this.#pages.run();
     this.#states.to("running", "the guest runs here");
+    // Before prefetch begins to compete for this host: the source measures the downtime by this message.
+    await peer.send({ type: "running" }).catch(() => {});
+    this.#pages.run();
   }
 
   async #giveUp(error: unknown): Promise<GygesError> {
@@ -273,8 +275,6 @@ export class DestinationMigration {
 
   async #postCopy(first: Peer): Promise<Summary> {
     let link = listen(first);
-    // A source that did not hear this asks again when it comes back.
-    await first.send({ type: "running" }).catch(() => {});
     for (;;) {
       try {
         await this.#untilWhole(link);
