@@ -6,6 +6,7 @@ import { listRunning, RuntimeDir } from "./control/runtime_dir.ts";
 import { ControlServer } from "./control/server.ts";
 import { EXIT, type ExitCode, PreflightError } from "./errors.ts";
 import type { GuestEvent, GygesEvent, Sample, Summary } from "./events.ts";
+import { requireHost, requireMemory } from "./host/preflight.ts";
 import { MicroMachine, shapeOf } from "./machine/micro.ts";
 import { DestinationMigration } from "./migration/destination.ts";
 import { guestSchema, sampleSchema, summarySchema } from "./monitor/summary.ts";
@@ -25,6 +26,7 @@ export interface RunOptions {
 
 /** Holds a new micro-VM until it is stopped or has moved away; `vm start`. */
 export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOptions): Promise<ExitCode> {
+  requireHost();
   using directory = await RuntimeDir.claim(name);
   armInjection(run.onEvent);
   const machine = await buildMachine(shapeOf(vm));
@@ -33,12 +35,13 @@ export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOpti
   machine.boot();
   machine.run();
   await using _server = new ControlServer(directory.socketPath, resident.handlers);
-  run.onEvent({ type: "guest", name, guest: { location: "source", ...machine.report() } });
+  run.onEvent({ type: "guest", name, guest: { location: "here", ...machine.report() } });
   return await untilEnded(resident, machine, run);
 }
 
 /** Waits for a guest, receives it and holds it from then on; `prepare --micro`. */
 export async function prepareMicroVm(name: string, options: PrepareOptions, run: RunOptions): Promise<ExitCode> {
+  requireHost();
   using directory = await RuntimeDir.claim(name);
   armInjection(run.onEvent);
   let machine: MicroMachine | null = null;
@@ -140,6 +143,7 @@ export async function vmStop(name: string): Promise<GuestEvent> {
 }
 
 async function buildMachine(shape: WireMachine): Promise<MicroMachine> {
+  requireMemory(shape.ram_bytes);
   try {
     return await MicroMachine.create(shape);
   } catch (cause) {
