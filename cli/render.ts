@@ -58,6 +58,8 @@ export function summaryText(summary: Summary): string {
 
 function placeText(location: GuestReport["location"]): string {
   switch (location) {
+    case "here":
+      return "here";
     case "source":
       return "at the source";
     case "destination":

@@ -13,8 +13,8 @@ export const EXIT = {
 
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
-/** Where the guest is, as far as the speaker can prove. */
-export type GuestLocation = "source" | "destination" | "destination-incomplete" | "lost" | "none" | "unknown";
+/** Where the guest is, as far as the speaker can prove; "here": held by this process, which is in no migration. */
+export type GuestLocation = "here" | "source" | "destination" | "destination-incomplete" | "lost" | "none" | "unknown";
 
 /** Base of every error that Gyges throws on purpose: it knows its exit code. */
 export abstract class GygesError extends Error {

@@ -62,6 +62,7 @@ export class DestinationMigration {
   #downtimeMs = 0;
   #precopyMs = 0;
   #rounds = 0;
+  #loaded = false;
   #last: WireStats = NO_STATS;
   #cancelled: GygesError | null = null;
 
@@ -102,9 +103,14 @@ export class DestinationMigration {
     return ["running", "paused", "completed"].includes(this.state);
   }
 
+  /** The machine is loaded and the source may have said `run`: only the source can say what becomes of the guest. */
+  get inDoubt(): boolean {
+    return this.#loaded && !this.committed;
+  }
+
   /** Ends a migration that is not yet committed; `receive()` rejects with `reason`. False: it is too late. */
   cancel(reason: GygesError): boolean {
-    if (this.committed) return false;
+    if (this.committed || this.inDoubt) return false;
     this.#cancelled = reason;
     this.#peer?.[Symbol.dispose]();
     return true;
@@ -138,11 +144,11 @@ export class DestinationMigration {
     try {
       this.#states.to("preparing", "a source has connected");
       await this.#prepare(peer);
-      await this.#untilRun(peer);
+      await this.#untilCommitted(peer);
     } catch (error) {
       throw await this.#giveUp(error);
     }
-    return await this.#postCopy(peer);
+    return await this.#postCopy(this.#peer ?? peer);
   }
 
   // ---- before the commit point ----
@@ -169,6 +175,19 @@ export class DestinationMigration {
     this.#offer = offer;
     peer.maxPayloadBytes = MAX_STATE_BYTES + PageSet.encodedBound(this.#machine.ram.pages);
     await peer.send({ type: "accepted" });
+  }
+
+  /** A link lost in doubt is waited for: giving up could lose a guest whose `run` is on its way. */
+  async #untilCommitted(first: Peer): Promise<void> {
+    let peer = first;
+    for (;;) {
+      try {
+        return await this.#untilRun(peer);
+      } catch (error) {
+        if (!this.inDoubt || error instanceof PeerFailedError) throw error;
+        peer = await this.#untilBack(peer, error);
+      }
+    }
   }
 
   /** Serves pre-copy and handover until the source says `run`. */
@@ -235,6 +254,7 @@ export class DestinationMigration {
     // Armed before the state is loaded: loading may touch RAM.
     const missing = await this.#pages.arm();
     await this.#built.restore(payload.slice(0, message.state_bytes));
+    this.#loaded = true;
     await peer.send({ type: "loaded", missing_pages: missing });
   }
 
@@ -332,18 +352,24 @@ export class DestinationMigration {
     return this.ownSummary();
   }
 
-  /** Waits for the source to come back. The guest waits intact, on the pages that are missing. */
+  /** The guest waits intact, on the pages that are missing, until the source is back. */
   async #pause(lost: Peer, error: unknown): Promise<Peer> {
+    this.#states.to("paused", `the link to the source is lost: ${messageOf(error)}`);
+    const peer = await this.#untilBack(lost, error);
+    this.#states.to("running", "the link is back");
+    return peer;
+  }
+
+  /** Drops what is left of the link and waits, without end, for the source to come back. */
+  async #untilBack(lost: Peer, error: unknown): Promise<Peer> {
     lost[Symbol.dispose]();
     await this.#pages.dropChannels();
     await this.#events.forgetLosses();
-    this.#states.to("paused", `the link to the source is lost: ${messageOf(error)}`);
     let peer = await this.#nextPeer(DEADLINE_MS.reconnect);
-    if (!peer) this.#reportLoss();
+    if (!peer) this.#reportLoss(error);
     peer ??= await this.#nextPeer(0);
     if (!peer) throw new Error("A wait without a deadline has ended");
     this.#peer = peer;
-    this.#states.to("running", "the link is back");
     return peer;
   }
 
@@ -358,15 +384,17 @@ export class DestinationMigration {
     return peer;
   }
 
-  #reportLoss(): void {
+  #reportLoss(error: unknown): void {
+    const away = `The source has not come back for ${DEADLINE_MS.reconnect / 1000} s (${messageOf(error)})`;
     this.#options.onEvent({
       type: "error",
       code: EXIT.linkLost,
       name: "MigrationError",
-      message:
-        `The source has not come back for ${DEADLINE_MS.reconnect / 1000} s. The guest is intact and waits here ` +
-        `for ${this.stats.missing_pages} pages that only the source holds: keep the source alive`,
-      guest_location: "destination-incomplete",
+      message: this.inDoubt
+        ? `${away}. The guest is loaded here and has not run; whether it is to run only the source can say: keep both alive`
+        : `${away}. The guest is intact and waits here for ${this.stats.missing_pages} pages that only the source holds: ` +
+          "keep the source alive",
+      guest_location: this.inDoubt ? "unknown" : "destination-incomplete",
     });
   }
 

@@ -3,6 +3,7 @@ import { Channel } from "../../ffi/channel.ts";
 import { NativeError } from "../../ffi/native_error.ts";
 import type { PageRole, PageSource } from "../../ffi/page_source.ts";
 import { HandshakeError } from "../errors.ts";
+import type { DestinationState } from "../events.ts";
 import { PROTOCOL_VERSION } from "../wire/messages.ts";
 import { Peer } from "../wire/peer.ts";
 import type { Ticket } from "../wire/ticket.ts";
@@ -12,6 +13,8 @@ interface Opened {
   channel: Channel;
   peer: Peer;
   session: string;
+  /** The destination's state when it answered. */
+  state: DestinationState;
 }
 
 async function open(ticket: Ticket, role: "control" | PageRole, session?: string): Promise<Opened> {
@@ -21,7 +24,7 @@ async function open(ticket: Ticket, role: "control" | PageRole, session?: string
     const peer = new Peer(channel);
     await peer.send({ type: "hello", protocol: PROTOCOL_VERSION, role, ...(session ? { session } : {}) });
     const { message } = await peer.expect("welcome", DEADLINE_MS.answer);
-    return { channel, peer, session: message.session };
+    return { channel, peer, session: message.session, state: message.state };
   } catch (error) {
     channel[Symbol.dispose]();
     throw error;
@@ -29,7 +32,7 @@ async function open(ticket: Ticket, role: "control" | PageRole, session?: string
 }
 
 /** Opens the control connection; without `session` this uses up the ticket. */
-export async function openControl(ticket: Ticket, session?: string): Promise<{ peer: Peer; session: string }> {
+export async function openControl(ticket: Ticket, session?: string): Promise<Omit<Opened, "channel">> {
   try {
     return await open(ticket, "control", session);
   } catch (error) {

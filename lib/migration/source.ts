@@ -340,8 +340,13 @@ export class SourceMigration {
 
   async #reconnect(): Promise<void> {
     await this.#pageSource.dropChannels();
-    const { peer } = await openControl(this.#ticket, this.#session);
+    const { peer, state } = await openControl(this.#ticket, this.#session);
     this.#take(peer);
+    // The destination's word decides: it has not heard our run, so the guest has not run there.
+    if (state === "loading") {
+      await peer.send({ type: "run" });
+      await peer.expect("running", DEADLINE_MS.answer);
+    }
     await openAllPages(this.#ticket, this.#session, {
       source: this.#pageSource,
       prefetchConnections: this.#options.prefetchConnections,

@@ -106,7 +106,7 @@ export class Reception implements Disposable {
       throw new Error(refusal.message);
     }
     if (message.role === "control") return await this.#welcomeControl(peer);
-    await peer.send({ type: "welcome", session: this.#session ?? "", name: this.#name });
+    await peer.send({ type: "welcome", session: this.#session ?? "", name: this.#name, state: this.#migration.state });
     this.#migration.addPages(channel, message.role);
   }
 
@@ -114,7 +114,7 @@ export class Reception implements Disposable {
     const first = this.#session === null;
     this.#session ??= crypto.randomUUID();
     clearTimeout(this.#timer);
-    await peer.send({ type: "welcome", session: this.#session, name: this.#name });
+    await peer.send({ type: "welcome", session: this.#session, name: this.#name, state: this.#migration.state });
     if (first) this.#first.resolve(peer);
     else this.#migration.resume(peer);
   }

@@ -4,7 +4,7 @@
  */
 import * as v from "valibot";
 import type { Handler, HandlerContext, Handlers } from "../control/server.ts";
-import { EXIT, type ExitCode, GygesError, MigrationError, UsageError } from "../errors.ts";
+import { EXIT, type ExitCode, type GuestLocation, GygesError, MigrationError, UsageError } from "../errors.ts";
 import type { GuestEvent, GuestReport, GygesEvent, RamCheck, Sample, Summary } from "../events.ts";
 import type { MicroMachine } from "../machine/micro.ts";
 import type { DestinationMigration } from "../migration/destination.ts";
@@ -18,6 +18,9 @@ import { Sampler, type Snapshot } from "./sampler.ts";
 const STOP_MS = 2_000;
 const SAMPLE_MS = 200;
 const MIN_SAMPLE_MS = 20;
+
+const IN_DOUBT = "The guest is loaded here and the source may just be saying that it is to run, so this goes on. " +
+  "Kill this process only if the guest is seen running at the source";
 
 const migrateSchema = v.object({
   ticket: v.string(),
@@ -86,8 +89,8 @@ export class Resident {
       exitCode: EXIT.interrupted,
     });
     if (this.#destination && !this.#destination.committed) {
-      if (!this.#destination.cancel(error)) return;
-      this.#cancelWaiting?.(error);
+      if (this.#destination.cancel(error)) this.#cancelWaiting?.(error);
+      else this.#onEvent({ type: "note", level: "warning", detail: IN_DOUBT });
       return;
     }
     if (this.#source?.cancel(error)) {
@@ -207,11 +210,12 @@ export class Resident {
   }
 
   #guest(): GuestReport {
-    const committed = this.#source?.committed ?? false;
-    const location = committed
-      ? this.#source?.state === "completed" ? "destination" : "destination-incomplete"
-      : this.#destination
-      ? this.#destination.state === "completed" ? "destination" : "destination-incomplete"
+    const location: GuestLocation = !this.#source
+      ? "here"
+      : this.#source.state === "completed"
+      ? "destination"
+      : this.#source.committed
+      ? "destination-incomplete"
       : "source";
     return { location, ...this.#held.report() };
   }

@@ -3,7 +3,7 @@
  *
  *   source                                   destination
  *      hello {role, session?}           ->            first on every connection
- *                                       <-   welcome {session} | refused
+ *                                       <-   welcome {session, state} | refused
  *      offer {mode, machine, pager}     ->            control connection only from here
  *                                       <-   accepted | refused
  *      ... page connections are opened, each with its hello ...
@@ -20,14 +20,28 @@
  *                                       <-   complete {stats}
  *      finished {summary}               ->
  *
- * Before `run` either side may say `failed`, and the guest runs on at the source.
+ * Before `loaded` either side may say `failed`, and the guest runs on at the source. Between `loaded` and `run` only
+ * the source may: it alone knows whether it has sent `run`. A link lost there leaves the destination in doubt; the
+ * source comes back, reads in `welcome` whether its `run` was heard, and says it again if it was not.
  */
 import * as v from "valibot";
+import type { DestinationState } from "../events.ts";
 import { summarySchema } from "../monitor/summary.ts";
 
 export const PROTOCOL_VERSION = 1;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
+
+const DESTINATION_STATES = [
+  "listening",
+  "preparing",
+  "precopy",
+  "loading",
+  "running",
+  "completed",
+  "failed",
+  "paused",
+] as const satisfies DestinationState[];
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(0));
 const name = v.pipe(v.string(), v.maxLength(256));
@@ -70,7 +84,7 @@ export const messageSchema = v.variant("type", [
     role: v.picklist(["control", "demand", "prefetch"]),
     session: v.exactOptional(name),
   }),
-  v.object({ type: v.literal("welcome"), session: name, name }),
+  v.object({ type: v.literal("welcome"), session: name, name, state: v.picklist(DESTINATION_STATES) }),
   v.object({ type: v.literal("refused"), field: name, ours: words, theirs: words, message: words }),
   v.object({
     type: v.literal("offer"),
