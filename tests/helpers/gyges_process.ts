@@ -1,0 +1,183 @@
+/** A running `gyges ... --json`: its lines as typed events, its end, and its certain end. */
+import { readLines } from "../../lib/control/lines.ts";
+import type { GygesEvent, StateEvent } from "../../lib/events.ts";
+import { parseEvent } from "../../lib/monitor/summary.ts";
+
+/** A wait that takes longer has failed, on however busy a machine. */
+const PATIENCE_MS = 30_000;
+/** Events shown when a wait fails. */
+const SHOWN_EVENTS = 12;
+
+type EventOf<T extends GygesEvent["type"]> = Extract<GygesEvent, { type: T }>;
+
+/** What a process left. */
+export interface Ended {
+  /** Exit code, 128 + signal when a signal killed it. */
+  code: number;
+  events: readonly GygesEvent[];
+  stderr: string;
+}
+
+export interface StartOptions {
+  /** On top of this process's own environment. */
+  env?: Record<string, string>;
+}
+
+export class GygesProcess implements AsyncDisposable {
+  readonly words: string;
+  readonly events: GygesEvent[] = [];
+  readonly #child: Deno.ChildProcess;
+  readonly #done: Promise<Ended>;
+  #wake = Promise.withResolvers<void>();
+  #stderr = "";
+  #running = true;
+
+  constructor(path: string, args: readonly string[], options: StartOptions = {}) {
+    this.words = `gyges ${args.join(" ").replaceAll(/#[\w-]{43}/g, "#KEY")}`;
+    this.#child = new Deno.Command(path, {
+      args: [...args, "--json"],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      ...(options.env && { env: options.env }),
+    }).spawn();
+    this.#done = this.#watch();
+    // Whoever waits hears of a line that is no event; until then it is nobody's.
+    this.#done.catch(() => {});
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  get running(): boolean {
+    return this.#running;
+  }
+
+  /** The first event of `type` for which `fits` holds, of those that were and those to come. */
+  async waitFor<T extends GygesEvent["type"]>(
+    type: T,
+    fits: (event: EventOf<T>) => boolean = () => true,
+  ): Promise<EventOf<T>> {
+    const what = `an event "${type}"`;
+    const deadline = performance.now() + PATIENCE_MS;
+    for (let seen = 0;;) {
+      const { promise } = this.#wake;
+      for (; seen < this.events.length; seen++) {
+        const event = this.events[seen];
+        if (event && isOf(event, type) && fits(event)) return event;
+      }
+      if (!this.#running) {
+        await this.#done;
+        throw this.#failure(`ended and never gave ${what}`);
+      }
+      await this.#inTime(promise, deadline - performance.now(), what);
+    }
+  }
+
+  /** Waits until its side of a migration has reached `state`. */
+  reached(state: StateEvent["state"]): Promise<StateEvent> {
+    return this.waitFor("state", (event) => event.state === state);
+  }
+
+  /** States it went through, in order. */
+  get states(): StateEvent["state"][] {
+    return this.events.flatMap((event) => event.type === "state" ? [event.state] : []);
+  }
+
+  /** Waits for its end, whatever its code. */
+  ended(patienceMs: number = PATIENCE_MS): Promise<Ended> {
+    return this.#inTime(this.#done, patienceMs, "its end");
+  }
+
+  /** Waits for its end; throws with all that it said unless its code is `code`. */
+  async endedWith(code: number, patienceMs: number = PATIENCE_MS): Promise<Ended> {
+    const ended = await this.ended(patienceMs);
+    if (ended.code !== code) throw this.#failure(`ended with code ${ended.code}, and ${code} was expected`);
+    return ended;
+  }
+
+  signal(name: Deno.Signal): void {
+    this.#child.kill(name);
+  }
+
+  /** Sure to be gone when it resolves. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#running) {
+      try {
+        this.#child.kill("SIGKILL");
+      } catch (error) {
+        // It ended in between.
+        if (!(error instanceof TypeError) && !(error instanceof Deno.errors.NotFound)) throw error;
+      }
+    }
+    await this.#child.status;
+    await this.#done.catch(() => {});
+  }
+
+  async #watch(): Promise<Ended> {
+    try {
+      await Promise.all([this.#readEvents(), this.#readWords()]);
+      const { code } = await this.#child.status;
+      return { code, events: this.events, stderr: this.#stderr };
+    } finally {
+      this.#running = false;
+      this.#wake.resolve();
+    }
+  }
+
+  async #readEvents(): Promise<void> {
+    const reader = this.#child.stdout.getReader();
+    try {
+      for await (const line of readLines(byteReader(reader))) {
+        this.events.push(parseEvent(JSON.parse(line)));
+        this.#wake.resolve();
+        this.#wake = Promise.withResolvers();
+      }
+    } finally {
+      await reader.cancel();
+    }
+  }
+
+  async #readWords(): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const chunk of this.#child.stderr) this.#stderr += decoder.decode(chunk, { stream: true });
+  }
+
+  async #inTime<T>(promise: Promise<T>, ms: number, what: string): Promise<T> {
+    const late = Promise.withResolvers<never>();
+    const timer = setTimeout(() => late.reject(this.#failure(`did not give ${what} in time`)), Math.max(0, ms));
+    try {
+      return await Promise.race([promise, late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #failure(what: string): Error {
+    const last = this.events.slice(-SHOWN_EVENTS).map((event) => `  ${JSON.stringify(event)}`);
+    return new Error([`"${this.words}" ${what}; its last words:`, ...last, this.#stderr].join("\n"));
+  }
+}
+
+function isOf<T extends GygesEvent["type"]>(event: GygesEvent, type: T): event is EventOf<T> {
+  return event.type === type;
+}
+
+/** A stream's reader as readLines() wants it. */
+function byteReader(reader: ReadableStreamDefaultReader<Uint8Array>) {
+  let rest = new Uint8Array(0);
+  return {
+    async read(into: Uint8Array): Promise<number | null> {
+      if (rest.length === 0) {
+        const { value, done } = await reader.read();
+        if (done) return null;
+        rest = new Uint8Array(value);
+      }
+      const n = Math.min(into.length, rest.length);
+      into.set(rest.subarray(0, n));
+      rest = rest.subarray(n);
+      return n;
+    },
+  };
+}

@@ -1,0 +1,100 @@
+/** Every mode, with every option that changes how it works: the guest arrives whole and works on. */
+import assert from "node:assert/strict";
+import type { Summary } from "../../lib/events.ts";
+import { kvmTest } from "../helpers/kvm.ts";
+import { move, type Moved, prepare, startGuest, startMove } from "../helpers/pair.ts";
+import { proveGuest, proveSourceStill, proveSummary } from "../helpers/proof.ts";
+
+interface Case {
+  vm: string;
+  migrate: string;
+  /** @default "" */
+  prepare?: string;
+  /** Why pre-copy must have ended. */
+  ends?: "threshold" | "limit" | "no progress";
+  check?: (summary: Summary) => void;
+}
+
+const GIGABIT = "--bandwidth 1Gbit";
+const TLS_OFF = "--tls off";
+
+const onTls = (transport: "tls" | "tcp") => (summary: Summary) => assert.equal(summary.transport, transport);
+
+const CASES: Case[] = [
+  { vm: "--vcpus 1", migrate: "--mode full", check: onTls("tls") },
+  { vm: "--vcpus 2", migrate: `--mode full ${TLS_OFF}`, prepare: TLS_OFF, check: onTls("tcp") },
+  { vm: "--vcpus 4 --workload sequential", migrate: `--mode full ${GIGABIT}` },
+  { vm: "--vcpus 4 --workload zipf", migrate: `--mode full --prefetch-connections 4 ${TLS_OFF}`, prepare: TLS_OFF },
+  { vm: "--vcpus 2 --irqchip", migrate: "--mode full --prefetch-connections 1" },
+  { vm: "--vcpus 4 --irqchip --workload zipf", migrate: `--mode full ${GIGABIT} ${TLS_OFF}`, prepare: TLS_OFF },
+
+  // A guest that writes faster than the link is ended by the limit, or by rounds that do not shrink.
+  { vm: "--vcpus 1 --write-ratio 1", migrate: `--mode hybrid --precopy-timeout 200ms ${GIGABIT}`, ends: "limit" },
+  {
+    vm: "--vcpus 2 --write-ratio 1",
+    migrate: `--mode hybrid --precopy-timeout 200ms ${GIGABIT} ${TLS_OFF}`,
+    prepare: TLS_OFF,
+    ends: "limit",
+  },
+  {
+    vm: "--vcpus 4 --workload zipf --write-ratio 1 --irqchip",
+    migrate: `--mode hybrid --precopy-timeout 200ms --prefetch-connections 1 ${GIGABIT}`,
+    ends: "limit",
+  },
+  // A slow one converges.
+  { vm: "--vcpus 1 --rate 500", migrate: `--mode hybrid --precopy-timeout 20s ${GIGABIT}`, ends: "threshold" },
+  {
+    vm: "--vcpus 2 --rate 500 --workload sequential",
+    migrate: `--mode hybrid --precopy-timeout 20s ${GIGABIT} ${TLS_OFF}`,
+    prepare: TLS_OFF,
+    ends: "threshold",
+  },
+  {
+    vm: "--vcpus 4 --rate 500",
+    migrate: "--mode hybrid --precopy-timeout 20s --prefetch-connections 4",
+    ends: "threshold",
+  },
+
+  { vm: "--vcpus 1 --rate 2000", migrate: `--mode precopy ${GIGABIT}` },
+  { vm: "--vcpus 2 --workload sequential", migrate: `--mode precopy ${TLS_OFF}`, prepare: TLS_OFF },
+  { vm: "--vcpus 4 --irqchip --rate 2000 --workload zipf", migrate: "--mode precopy --prefetch-connections 4" },
+];
+
+function reasonOf({ migrate }: Moved): string | undefined {
+  const note = migrate.events.find((event) => event.type === "note" && event.detail.startsWith("Pre-copy ends"));
+  return note?.type === "note" ? note.detail : undefined;
+}
+
+const WORDS = { threshold: /dirty pages take/, limit: /limit of \d+ ms is up/, "no progress": /stay dirty/ };
+
+for (const { vm, migrate, prepare: prepareArgs = "", ends, check } of CASES) {
+  kvmTest(`migrate ${migrate} moves a guest of ${vm} whole`, async (host) => {
+    const source = await startGuest(host, "src", words(vm));
+    const destination = await prepare(host, "dst", words(prepareArgs));
+    const moved = await move(host, source, destination, words(migrate));
+    proveSummary(moved);
+    proveSourceStill(moved);
+    if (ends) assert.match(reasonOf(moved) ?? "no reason was given", WORDS[ends]);
+    check?.(moved.summary);
+    await proveGuest(host, destination);
+    host.assertEmpty();
+  });
+}
+
+kvmTest("migrate --no-prefetch moves what a sequential guest touches, by faults alone", async (host) => {
+  const source = await startGuest(host, "src", words("--workload sequential --working-set 8M"));
+  const destination = await prepare(host, "dst");
+  const migrate = startMove(host, source, destination.ticket, words("--mode full --no-prefetch"));
+  await migrate.reached("serving");
+  // What only the boot touched may stay at the source for ever: tables of RAM that is not in the working set.
+  const UNTOUCHED = 64;
+  const sample = await host.sampleUntil("dst", ({ missing_pages }) => missing_pages < UNTOUCHED);
+  assert.ok(sample.demand_faults >= 2048, `${sample.demand_faults} faults for 2048 pages`);
+  assert.equal(sample.pulled_pages, sample.demand_faults);
+  assert.equal(sample.guest?.corrupt, 0);
+  assert.equal(sample.state, "running");
+});
+
+function words(text: string): string[] {
+  return text.split(" ").filter((word) => word !== "");
+}
