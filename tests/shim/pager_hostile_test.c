@@ -42,8 +42,8 @@ static void distort(struct page_reply *reply, enum lie lie)
 	case LIE_BYTES_LESS: reply->bytes--; break;
 	case LIE_BYTES_MORE: reply->bytes = UINT32_MAX; break;
 	case LIE_BYTES_OF_ZERO_PAGES: reply->encoding = PAGE_ZERO; break;
-	case LIE_ENCODING_ZERO: reply->encoding = 0; break;
-	case LIE_ENCODING_UNKNOWN: reply->encoding = 3; break;
+	case LIE_ENCODING_ZERO: reply->encoding = reply->bytes = 0; break;
+	case LIE_ENCODING_UNKNOWN: reply->encoding = 3; reply->bytes = 0; break;
 	case LIE_RESERVED: reply->reserved = 1; break;
 	default: break;
 	}
@@ -58,6 +58,18 @@ static void send_bytes(struct gy_channel *channel, const void *buf, uint64_t len
 /* Bytes that look like pages of this guest and must not become any. */
 static uint8_t wrong_bytes[(PAGE_REQUEST_MAX + 1) * GY_PAGE_BYTES];
 
+/* An honest reply, as far as it goes. */
+static void answer_well(struct gy_channel *channel, const struct page_request *request)
+{
+	struct page_reply reply = reply_to(request);
+	static uint8_t bytes[PAGE_REQUEST_MAX * GY_PAGE_BYTES];
+
+	for (uint32_t i = 0; i < request->count; i++)
+		fill_page(bytes + i * GY_PAGE_BYTES, request->first_page + i);
+	send_bytes(channel, &reply, sizeof(reply));
+	send_bytes(channel, bytes, reply.bytes);
+}
+
 /* Answers one request with a lie. */
 static void answer(struct gy_channel *channel, const struct page_request *request, enum lie lie)
 {
@@ -69,26 +81,18 @@ static void answer(struct gy_channel *channel, const struct page_request *reques
 	} else if (lie == LIE_CUT_IN_PAGE) {
 		send_bytes(channel, &reply, sizeof(reply));
 		send_bytes(channel, wrong_bytes, GY_PAGE_BYTES / 2);
+	} else if (lie == LIE_COUNT_ZERO) {
+		/* One that says nothing, before one that is right. */
+		send_bytes(channel, &reply, sizeof(reply));
+		answer_well(channel, request);
 	} else if (lie == LIE_NOISE) {
 		send_bytes(channel, wrong_bytes, sizeof(reply) * 3);
 	} else if (lie < LIE_LINK) {
 		send_bytes(channel, &reply, sizeof(reply));
-		send_bytes(channel, wrong_bytes, (uint64_t)request->count * GY_PAGE_BYTES);
+		send_bytes(channel, wrong_bytes, reply.bytes ? (uint64_t)request->count * GY_PAGE_BYTES : 0);
 	}
 	if (lie >= LIE_LINK && lie < LIE_END)
 		gy_channel_shutdown(channel);
-}
-
-/* An honest reply, as far as it goes. */
-static void answer_well(struct gy_channel *channel, const struct page_request *request)
-{
-	struct page_reply reply = reply_to(request);
-	static uint8_t bytes[PAGE_REQUEST_MAX * GY_PAGE_BYTES];
-
-	for (uint32_t i = 0; i < request->count; i++)
-		fill_page(bytes + i * GY_PAGE_BYTES, request->first_page + i);
-	send_bytes(channel, &reply, sizeof(reply));
-	send_bytes(channel, bytes, reply.bytes);
 }
 
 struct guest {
