@@ -5,10 +5,8 @@
  */
 #include <errno.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
+#include "check.h"
 #include "clock.h"
 #include "gyges.h"
 #include "ram.h"
@@ -18,17 +16,6 @@
 #define RAM_BYTES (PAGES * GY_PAGE_BYTES)
 #define HOLE_FIRST 6000ull
 #define HOLE_END 7000ull
-
-#define CHECK(cond) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond); \
-			exit(1); \
-		} \
-	} while (0)
-
-/* Counters are written by other threads while they are read. */
-#define STAT(stats, name) __atomic_load_n(&(stats)->name, __ATOMIC_RELAXED)
 
 static const uint8_t key[GY_KEY_BYTES] = { 1, 2, 3 };
 
