@@ -71,7 +71,8 @@ install_deno() (
 bundle() {
 	local new=$CACHE/bundle.new
 	rm -rf "$new"
-	"$DENO" bundle --quiet --frozen --minify --code-splitting --outdir "$new" cli/main.ts
+	# Not --minify: Deno 2.9.6's inlines a `using` variable that is read once, and so never disposes of it.
+	"$DENO" bundle --quiet --frozen --code-splitting --outdir "$new" cli/main.ts
 	# Untouched files keep the launcher from being linked again.
 	if diff -rq "$new" "$CACHE/bundle" >/dev/null 2>&1; then
 		rm -rf "$new"
