@@ -9,7 +9,7 @@ import { inUse, isOwned, logPathIn, makePrivate, ownerPid, runtimeBase } from ".
 import { EXIT, type ExitCode, GygesError } from "../lib/errors.ts";
 import { selfCommand } from "../lib/host/self.ts";
 import type { ActionContext } from "./action.ts";
-import { standardStreams } from "./terminal.ts";
+import { standardStreams, type Terminal } from "./terminal.ts";
 
 /** Time from the start to an answering control socket; a first start unpacks the program. */
 const START_DEADLINE_MS = 30_000;
@@ -31,7 +31,11 @@ export async function startDetached(name: string, context: ActionContext): Promi
   let started = false;
   try {
     const child = spawn(context.args, log);
+    const stopRelay = new AbortController();
+    const relay = relayTo(standardStreams, child.stderr, stopRelay.signal);
     const code = await answerOrEnd(name, directory, child);
+    if (code === null) stopRelay.abort();
+    await relay;
     if (code !== null) return knownCode(code);
     Deno.renameSync(log, logPathIn(directory));
     started = true;
@@ -50,11 +54,24 @@ function spawn(args: readonly string[], log: string): Deno.ChildProcess {
     detached: true,
     stdin: "null",
     stdout: "null",
-    // Only until the child has its log: what it says before that must not be lost.
-    stderr: "inherit",
+    // What it says before it has its log must not be lost; our own stderr it would keep open for ever.
+    stderr: "piped",
   }).spawn();
   child.unref();
   return child;
+}
+
+/** Passes on what the child says before it has its log. */
+async function relayTo(terminal: Terminal, words: ReadableStream<Uint8Array>, signal: AbortSignal): Promise<void> {
+  const decoder = new TextDecoder();
+  const sink = new WritableStream<Uint8Array>({
+    write: (chunk) => terminal.err(decoder.decode(chunk, { stream: true })),
+  });
+  try {
+    await words.pipeTo(sink, { signal });
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
 }
 
 /** null once `child` answers as `name`; its exit code if it ended instead. Throws DetachError at the deadline. */

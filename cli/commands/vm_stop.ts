@@ -2,11 +2,14 @@
 import { object } from "@optique/core/constructs";
 import { map } from "@optique/core/modifiers";
 import { argument, command } from "@optique/core/primitives";
-import { forgetLog } from "../../lib/control/runtime_dir.ts";
+import { forgetLog, untilFree } from "../../lib/control/runtime_dir.ts";
 import type { Action } from "../action.ts";
 import { exitForMemory } from "../memory.ts";
 import { prose } from "../prose.ts";
 import { jsonOption, runningName, valuesFooter } from "../values.ts";
+
+/** From the guest's stop to the end of its process, which gives its memory back. */
+const END_DEADLINE_MS = 10_000;
 
 const options = object({
   name: argument(runningName(), { description: prose`Name of the process that holds the guest.` }),
@@ -21,6 +24,8 @@ export const vmStop = command(
       const { vmStop } = await import("../../lib/api.ts");
       const event = await vmStop(name);
       output.event(event);
+      // The name is free for the next command of a script.
+      if (!await untilFree(name, END_DEADLINE_MS)) output.say(`The process of "${name}" has not ended yet`);
       forgetLog(name);
       return exitForMemory(event);
     },

@@ -251,6 +251,16 @@ function removeIfEmpty(directory: string): void {
   if ([...Deno.readDirSync(directory)].length === 0) Deno.removeSync(directory);
 }
 
+/** Waits until no living process owns `name`; false if one still does after `timeoutMs`. */
+export async function untilFree(name: string, timeoutMs: number, base: string = runtimeBase()): Promise<boolean> {
+  const deadline = performance.now() + timeoutMs;
+  while (isOwned(`${base}/${checkName(name)}`)) {
+    if (performance.now() > deadline) return false;
+    await new Promise((resolve) => setTimeout(resolve, CLAIM_PAUSE_MS));
+  }
+  return true;
+}
+
 /** Removes the log that process `name` left when it ended in order, and with it the directory. */
 export function forgetLog(name: string, base: string = runtimeBase()): void {
   const directory = `${base}/${checkName(name)}`;
