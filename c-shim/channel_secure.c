@@ -255,19 +255,13 @@ static int check_dialect(struct gy_channel *channel, bool tls, uint64_t deadline
 	return 0;
 }
 
-int gy_channel_secure(struct gy_channel *channel, const uint8_t *key, uint32_t flags, uint32_t timeout_ms, char *err,
-		      uint32_t err_bytes)
+static int secure(struct gy_channel *channel, const uint8_t *key, uint32_t flags, uint64_t deadline, char *err,
+		  uint32_t err_bytes)
 {
-	uint64_t deadline = deadline_after_ms(timeout_ms);
 	bool server = flags & GY_CHANNEL_SERVER;
 	bool tls = flags & GY_CHANNEL_TLS;
-	int ret = 0;
+	int ret = server ? check_dialect(channel, tls, deadline, err, err_bytes) : 0;
 
-	if (flags & ~(GY_CHANNEL_SERVER | GY_CHANNEL_TLS))
-		return -EINVAL;
-	pthread_once(&key_index_once, make_key_index);
-	if (server)
-		ret = check_dialect(channel, tls, deadline, err, err_bytes);
 	if (ret)
 		return ret;
 	ret = tls ? secure_tls(channel, key, server, deadline) : secure_plain(channel, key, server, deadline);
@@ -280,4 +274,21 @@ int gy_channel_secure(struct gy_channel *channel, const uint8_t *key, uint32_t f
 	if (ret)
 		return say(err, err_bytes, ret, "the peer closed the connection during the handshake");
 	return 0;
+}
+
+int gy_channel_secure(struct gy_channel *channel, const uint8_t *key, uint32_t flags, uint32_t timeout_ms, char *err,
+		      uint32_t err_bytes)
+{
+	int ret;
+
+	if (flags & ~(GY_CHANNEL_SERVER | GY_CHANNEL_TLS))
+		return -EINVAL;
+	pthread_once(&key_index_once, make_key_index);
+	ret = secure(channel, key, flags, deadline_after_ms(timeout_ms), err, err_bytes);
+	if (ret) {
+		/* What is left is a plain connection to somebody unknown: nothing may be said over it. */
+		channel->broken = true;
+		gy_channel_shutdown(channel);
+	}
+	return ret;
 }

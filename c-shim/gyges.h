@@ -135,25 +135,35 @@ enum gy_vm_event { GY_VM_EVENT_NONE = 0, GY_VM_EVENT_BOOTED = 1, GY_VM_EVENT_COR
  */
 GY_EXPORT int gy_vm_create(struct gy_ram *ram, const struct gy_vm_config *config, struct gy_vm **out,
 			   char *err, uint32_t err_bytes);
+/* May wait for ever for a vCPU that waits for a page: close what resolves its faults first, or end the process. */
 GY_EXPORT void gy_vm_destroy(struct gy_vm *vm);
 /* Loads the guest program into RAM and sets the vCPUs to its entry. */
 GY_EXPORT int gy_vm_boot(struct gy_vm *vm);
-/* Lets the vCPUs run. Does not block. */
+/* Lets the vCPUs run. Does not block. -EINVAL: nothing was booted or restored; -EIO: the guest has failed. */
 GY_EXPORT int gy_vm_run(struct gy_vm *vm);
 /*
  * Stops every vCPU: when it returns 0 no vCPU runs, no exit is half done, and RAM is final.
  * -ETIMEDOUT: a vCPU waits for a page that does not come; all that can still run are running again.
  */
 GY_EXPORT int gy_vm_stop(struct gy_vm *vm, uint32_t timeout_ms);
-/* State of the stopped machine: versioned, checksummed. Returns bytes; -ENOSPC with too small a buffer. */
+/*
+ * State of the stopped machine: versioned, checksummed. Returns bytes; -ENOSPC with too small a buffer, -EBUSY while
+ * it runs, -EIO if the guest has failed.
+ */
 GY_EXPORT int64_t gy_vm_save(struct gy_vm *vm, void *buf, uint64_t cap, char *err, uint32_t err_bytes);
 /* Upper bound for gy_vm_save(). */
 GY_EXPORT int64_t gy_vm_state_bytes(struct gy_vm *vm);
-/* Loads a state into a machine of the same shape. -EBADMSG damaged, -EPROTO foreign version, -EINVAL shape. */
+/*
+ * Loads a state into a machine of the same shape. -EBADMSG damaged, -EPROTO foreign version, -EINVAL shape, -ENOTSUP
+ * this host's CPU or clock cannot carry on with it, -EBUSY while the machine runs.
+ */
 GY_EXPORT int gy_vm_restore(struct gy_vm *vm, const void *buf, uint64_t len, char *err, uint32_t err_bytes);
 /* Any thread. Never allocates guest memory. */
 GY_EXPORT int gy_vm_report(struct gy_vm *vm, struct gy_guest_report *report);
-/* Forgets the largest stall seen so far, so that the next one is this migration's. Guest running or not. */
+/*
+ * Forgets all stalls seen so far, so that the next ones are this migration's. Guest running or not; -EAGAIN where the
+ * guest's memory is not all here yet.
+ */
 GY_EXPORT int gy_vm_reset_stall(struct gy_vm *vm);
 /* Checks every page of the stopped machine's RAM. -EBUSY while it runs. */
 GY_EXPORT int gy_vm_check_ram(struct gy_vm *vm, struct gy_ram_check *check);
@@ -195,8 +205,8 @@ GY_EXPORT int gy_channel_secure(struct gy_channel *channel, const uint8_t *key, 
 				uint32_t timeout_ms, char *err, uint32_t err_bytes);
 /*
  * Frames: u32 text bytes, u32 payload bytes, text (JSON), payload. Send and receive may be called from two
- * threads at once. -ETIMEDOUT leaves a half-received frame to be continued by the next call; a half-sent frame
- * closes the channel (-ECONNABORTED). -EMSGSIZE: the frame is larger than @cap, nothing was consumed beyond its
+ * threads at once. A receive that answers -ETIMEDOUT may have part of a frame: the next call must bring the same
+ * buffer. A send that fails, -ETIMEDOUT included, closes the channel: what follows answers -ECONNABORTED. -EMSGSIZE: the frame is larger than @cap, nothing was consumed beyond its
  * header and the channel is closed. -ECONNABORTED: the peer closed, or the link failed.
  */
 GY_EXPORT int64_t gy_channel_recv_frame(struct gy_channel *channel, uint8_t *buf, uint64_t cap,

@@ -58,6 +58,12 @@ int gy_ram_create(uint64_t bytes, struct gy_ram **out)
 	 * Guest memory has no place in a core file, and a fork must not copy its page tables. Advice only:
 	 * a kernel without it costs time, not correctness.
 	 */
+	/*
+	 * Where shared memory is made of huge pages, punching one small page out of such a page only clears it: it
+	 * stays allocated, and a stale page would come back as zeros.
+	 */
+	madvise(ram->guest, bytes, MADV_NOHUGEPAGE);
+	madvise(ram->alias, bytes, MADV_NOHUGEPAGE);
 	madvise(ram->guest, bytes, MADV_DONTDUMP);
 	madvise(ram->guest, bytes, MADV_DONTFORK);
 	madvise(ram->alias, bytes, MADV_DONTDUMP);

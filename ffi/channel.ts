@@ -52,7 +52,7 @@ export class Channel extends Handle implements Disposable {
 
   /**
    * One message, whole. Throws NativeError ECONNABORTED when the peer closed, EMSGSIZE beyond `maxBytes`,
-   * ETIMEDOUT when nothing came within `timeoutMs`.
+   * ETIMEDOUT when no whole message came within `timeoutMs`; the channel is closed then, as part of one may have come.
    */
   async receive(maxBytes: number, timeoutMs: number): Promise<Frame> {
     const buffer = new Uint8Array(maxBytes);
@@ -62,7 +62,10 @@ export class Channel extends Handle implements Disposable {
       const result = await this.#use((pointer) =>
         shim().gy_channel_recv_frame(pointer, buffer, BigInt(buffer.length), Math.ceil(slice))
       );
-      if (Number(result) === -ERRNO.ETIMEDOUT && performance.now() < deadline) continue;
+      if (Number(result) === -ERRNO.ETIMEDOUT) {
+        if (performance.now() < deadline) continue;
+        this[Symbol.dispose]();
+      }
       const total = unwrap("receive", result);
       const textBytes = new DataView(buffer.buffer).getUint32(0, true);
       return {
