@@ -174,6 +174,8 @@ export class SourceMigration {
       this.#note(`Pre-copy ends after ${this.#rounds.length} rounds: ${verdict.detail}`);
       break;
     }
+    // What is left out here is sent by no later set, unless the guest writes it again before the stop.
+    applySkipDirty(dirty);
     // Stale pages are dropped while the guest still runs, so that the downtime pays only for the very last ones.
     await this.#connected.send({ type: "discard" }, dirty.encode());
     await this.#connected.expect("discarded", DEADLINE_MS.answer);
