@@ -89,7 +89,7 @@ kvmTest("migrate --no-prefetch moves what a sequential guest touches, by faults 
   // What only the boot touched may stay at the source for ever: tables of RAM that is not in the working set.
   const UNTOUCHED = 64;
   const sample = await host.sampleUntil("dst", ({ missing_pages }) => missing_pages < UNTOUCHED);
-  assert.ok(sample.demand_faults >= 2048, `${sample.demand_faults} faults for 2048 pages`);
+  assert.ok(sample.demand_faults > 2048 - UNTOUCHED, `${sample.demand_faults} faults for 2048 pages`);
   assert.equal(sample.pulled_pages, sample.demand_faults);
   assert.equal(sample.guest?.corrupt, 0);
   assert.equal(sample.state, "running");
