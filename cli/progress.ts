@@ -8,15 +8,24 @@ const PLAIN_INTERVAL_MS = 1_000;
 const LEAST_BAR = 10;
 const MOST_BAR = 40;
 
-/** 0 to 1: how much of the memory is at the destination. */
-function share(sample: Sample): number {
-  if (sample.state === "completed") return 1;
-  return sample.total_pages === 0 ? 0 : Math.min(1, sample.present_pages / sample.total_pages);
+/** States in which the guest runs, or ran, at the destination: only then is it known which pages are missing there. */
+const AFTER_SWITCH: readonly Sample["state"][] = ["serving", "running", "paused", "completed"];
+
+/** 0 to 1: how much of the memory is at the destination; null while that cannot be told. */
+function share(sample: Sample): number | null {
+  if (!AFTER_SWITCH.includes(sample.state) || sample.total_pages === 0) return null;
+  return sample.state === "completed" ? 1 : Math.min(1, sample.present_pages / sample.total_pages);
 }
 
 function head(sample: Sample): string {
   const round = sample.state === "precopy" && sample.precopy_round > 0 ? ` round ${sample.precopy_round}` : "";
   return `${sample.name}: ${sample.state}${round}`;
+}
+
+/** The part that is never left out. */
+function start(sample: Sample): string {
+  const fraction = share(sample);
+  return fraction === null || sample.side === "idle" ? head(sample) : `${head(sample)}  ${Math.floor(fraction * 100)}%`;
 }
 
 /** What is worth telling about an idle guest, most important first. */
@@ -34,6 +43,7 @@ function idleParts(sample: Sample): string[] {
 
 function movingParts(sample: Sample): string[] {
   const parts = [formatRate(sample.wire_bytes_per_second)];
+  if (share(sample) === null) return [...parts, `${formatCount(sample.pulled_pages)} pages pulled`];
   if (sample.eta_ns !== null) parts.push(`ETA ${formatNs(sample.eta_ns)}`);
   parts.push(`${formatCount(sample.missing_pages)} missing`);
   if (sample.demand_faults > 0) {
@@ -46,7 +56,7 @@ function movingParts(sample: Sample): string[] {
 /** The whole of `sample` on one line of any length. */
 export function plainLine(sample: Sample): string {
   if (sample.side === "idle") return [head(sample), ...idleParts(sample)].join("  ");
-  return [head(sample), `${Math.floor(share(sample) * 100)}%`, ...movingParts(sample)].join("  ");
+  return [start(sample), ...movingParts(sample)].join("  ");
 }
 
 function bar(fraction: number, width: number): string {
@@ -58,17 +68,16 @@ function bar(fraction: number, width: number): string {
 export function fittedLine(sample: Sample, columns: number): string {
   const room = Math.max(1, columns - 1);
   const idle = sample.side === "idle";
-  const fraction = share(sample);
-  let start = head(sample);
-  if (!idle) start += `  ${Math.floor(fraction * 100)}%`;
+  const fraction = idle ? null : share(sample);
+  const beginning = start(sample);
   let end = "";
   for (const part of idle ? idleParts(sample) : movingParts(sample)) {
-    if (start.length + end.length + part.length + 2 > room) break;
+    if (beginning.length + end.length + part.length + 2 > room) break;
     end += `  ${part}`;
   }
-  const left = room - start.length - end.length - 2;
-  const drawn = !idle && left >= LEAST_BAR ? `  ${bar(fraction, Math.min(left, MOST_BAR))}` : "";
-  return `${start}${drawn}${end}`.slice(0, room);
+  const left = room - beginning.length - end.length - 2;
+  const drawn = fraction !== null && left >= LEAST_BAR ? `  ${bar(fraction, Math.min(left, MOST_BAR))}` : "";
+  return `${beginning}${drawn}${end}`.slice(0, room);
 }
 
 /** Shows samples on a terminal's stderr, or as lines on `plain`. */

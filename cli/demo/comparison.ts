@@ -1,6 +1,6 @@
 /** The scenarios side by side: as a table, as pictures, as objects. */
 import { isProved, type ScenarioResult } from "../../lib/demo/runner.ts";
-import { ratesOf } from "../../lib/demo/series.ts";
+import { type Point, ratesOf, type Span, spanOf } from "../../lib/demo/series.ts";
 import { formatBytes, formatCount, formatNs, formatRate } from "../../lib/units.ts";
 import type { CliObject } from "../output.ts";
 import { table } from "../render.ts";
@@ -52,34 +52,32 @@ export function proofText({ scenario, proof }: ScenarioResult): string {
   return `${scenario.name}: memory ${isProved(proof) ? "proved" : "NOT PROVED"}: ${host}; ${guest}`;
 }
 
-export interface Span {
-  fromMs: number;
-  toMs: number;
-}
-
 /** One span for all pictures, so that they can be compared. */
 export function commonSpan(results: readonly ScenarioResult[]): Span {
-  const times = results.flatMap((result) => result.points.map((point) => point.ms));
-  return { fromMs: Math.min(...times), toMs: Math.max(...times) };
+  const spans = results.map((result) => spanOf(result.series));
+  return { fromMs: Math.min(...spans.map((s) => s.fromMs)), toMs: Math.max(...spans.map((s) => s.toMs)) };
 }
 
 /** The largest rate on the wire in any of the pictures: their common scale where the link has no limit. */
 export function linkScale(results: readonly ScenarioResult[], bandwidthBytesPerSecond: number): number {
   if (bandwidthBytesPerSecond > 0) return bandwidthBytesPerSecond;
-  const span = { ...commonSpan(results), bins: CHART_COLUMNS };
-  return Math.max(1, ...results.flatMap(({ points }) => ratesOf(points, span).map((rate) => rate.wireBytesPerSecond)));
+  const span = commonSpan(results);
+  return Math.max(1, ...results.flatMap(({ series }) => ratesOf(series.wire, span, CHART_COLUMNS)));
 }
 
 /** The guest's work and the link's over time. */
 export function picture(result: ScenarioResult, span: Span, linkBytesPerSecond: number): string {
-  const { scenario, points, lost } = result;
-  const last = points.at(-1)?.ms ?? span.toMs;
+  const { scenario, series, lost } = result;
+  const last = spanOf(series).toMs;
   // Beyond its own end a run has no figures: blank, not nothing.
   const columns = Math.max(1, Math.round((CHART_COLUMNS * (last - span.fromMs)) / (span.toMs - span.fromMs)));
-  const rates = ratesOf(points, { fromMs: span.fromMs, toMs: last, bins: columns });
-  const pad = (values: number[]) => [...values, ...Array.from({ length: CHART_COLUMNS - columns }, () => 0)];
-  const work = pad(rates.map((rate) => rate.touchesPerSecond / Math.max(1, lost.undisturbedPerSecond)));
-  const link = pad(rates.map((rate) => rate.wireBytesPerSecond / linkBytesPerSecond));
+  const own = { fromMs: span.fromMs, toMs: last };
+  const shares = (points: readonly Point[], full: number) => [
+    ...ratesOf(points, own, columns).map((rate) => rate / full),
+    ...Array.from({ length: CHART_COLUMNS - columns }, () => 0),
+  ];
+  const work = shares(series.work, Math.max(1, lost.undisturbedPerSecond));
+  const link = shares(series.wire, linkBytesPerSecond);
   return [
     `${scenario.name}: ${scenario.about}`,
     labelledChart({ label: "guest work", values: work, height: CHART_HEIGHT, full: "as undisturbed" }),

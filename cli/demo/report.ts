@@ -1,8 +1,8 @@
 /** The pictures of all runs as one SVG, and as an HTML page with the table. Pure text; nothing is fetched to show it. */
 import type { ScenarioResult } from "../../lib/demo/runner.ts";
-import { ratesOf } from "../../lib/demo/series.ts";
+import { type Point, ratesOf, type Span, spanOf } from "../../lib/demo/series.ts";
 import { formatNs, formatRate } from "../../lib/units.ts";
-import { commonSpan, FIGURES, linkScale, proofText, type Span } from "./comparison.ts";
+import { commonSpan, FIGURES, linkScale, proofText } from "./comparison.ts";
 
 const WIDTH = 860;
 const PANEL_HEIGHT = 190;
@@ -66,14 +66,13 @@ function axis(span: Span): string[] {
 }
 
 function panel(result: ScenarioResult, span: Span, linkBytesPerSecond: number): string {
-  const { scenario, summary, lost, points } = result;
+  const { scenario, summary, lost, series } = result;
   const { x, y } = scales(span);
-  const toMs = points.at(-1)?.ms ?? span.toMs;
-  const bins = Math.max(1, Math.round((toMs - span.fromMs) / BIN_MS));
-  const rates = ratesOf(points, { fromMs: span.fromMs, toMs, bins });
-  const middle = (rate: { fromMs: number; toMs: number }) => x((rate.fromMs + rate.toMs) / 2);
-  const work = rates.map((r) => [middle(r), y(r.touchesPerSecond / Math.max(1, lost.undisturbedPerSecond))] as const);
-  const link = rates.map((r) => [middle(r), y(r.wireBytesPerSecond / linkBytesPerSecond)] as const);
+  const own = { fromMs: span.fromMs, toMs: spanOf(series).toMs };
+  const bins = Math.max(1, Math.round((own.toMs - own.fromMs) / BIN_MS));
+  const width = (own.toMs - own.fromMs) / bins;
+  const curve = (points: readonly Point[], full: number) =>
+    ratesOf(points, own, bins).map((rate, i) => [x(own.fromMs + (i + 0.5) * width), y(rate / full)] as const);
   const figures = `total ${formatNs(summary.total_ns)}, downtime ${formatNs(summary.downtime_ns)}, ` +
     `largest stall ${formatNs(summary.guest.largest_stall_ns)}, work lost ${formatNs(Math.max(0, lost.seconds) * 1e9)}`;
   return [
@@ -83,8 +82,8 @@ function panel(result: ScenarioResult, span: Span, linkBytesPerSecond: number): 
     `<rect x="${PLOT.left}" y="${PLOT.top}" width="${PLOT_WIDTH}" height="${PLOT.height}" fill="none" stroke="#999"/>`,
     text(PLOT.left - 6, PLOT.top + 8, "100%", 'text-anchor="end"'),
     text(PLOT.left - 6, PLOT.top + PLOT.height, "0", 'text-anchor="end"'),
-    line(link, "#2f6fb7"),
-    line(work, "#1e8a4c"),
+    line(curve(series.wire, linkBytesPerSecond), "#2f6fb7"),
+    line(curve(series.work, Math.max(1, lost.undisturbedPerSecond)), "#1e8a4c"),
     ...axis(span),
   ].join("\n");
 }

@@ -8,10 +8,10 @@ import type { GuestEvent, Sample, Summary } from "../events.ts";
 import { formatSize } from "../units.ts";
 import { GygesChild } from "./process.ts";
 import { demoGuest, type DemoOptions, type Scenario } from "./scenarios.ts";
-import { type LostWork, lostWork, type Point, type Reading, Recorder } from "./series.ts";
+import { type LostWork, lostWork, type Point, type Reading, Recorder, type Series } from "./series.ts";
 
 /** How often both sides are asked for figures. */
-const SAMPLE_MS = 50;
+const SAMPLE_MS = 25;
 /** The guest's undisturbed rate is measured over this. */
 const UNDISTURBED_MS = 1_500;
 /** The picture begins this long before the move and goes on as long after it. */
@@ -20,10 +20,10 @@ const MARGIN_MS = 500;
 export interface ScenarioResult {
   scenario: Scenario;
   summary: Summary;
-  /** When the migration began, on the points' clock; the command has started a moment earlier. */
+  /** When the migration began, on the series' clock; the command has started a moment earlier. */
   beganMs: number;
   lost: LostWork;
-  points: Point[];
+  series: Series;
   /** The guest's report and the check of all its RAM after the move. */
   proof: GuestEvent;
 }
@@ -52,7 +52,8 @@ export async function runScenario(scenario: Scenario, options: RunnerOptions): P
 
   const recorder = new Recorder();
   const stopWatching = new AbortController();
-  const watchers = [source, destination].map((name) => watch(name, recorder, options, stopWatching.signal));
+  const watched = { recorder, options, signal: stopWatching.signal };
+  const watchers = [watch(source, "source", watched), watch(destination, "destination", watched)];
   try {
     const before = await readTouches(source);
     await pause(UNDISTURBED_MS, signal);
@@ -65,9 +66,10 @@ export async function runScenario(scenario: Scenario, options: RunnerOptions): P
     await Promise.all(watchers);
     const proof = await stopGuest(destination);
     await Promise.all([holder.end(), receiver.end()]);
-    const points = recorder.points.filter((point) => point.ms >= -MARGIN_MS);
+    const inPicture = (points: Point[]) => points.filter((point) => point.ms >= -MARGIN_MS);
+    const series = { work: inPicture(recorder.series.work), wire: inPicture(recorder.series.wire) };
     const lost = lostWork(before, start, end, summary.total_ns / 1e6);
-    return { scenario, summary, beganMs: recorder.beganMs ?? 0, lost, points, proof };
+    return { scenario, summary, beganMs: recorder.beganMs ?? 0, lost, series, proof };
   } finally {
     stopWatching.abort();
     await Promise.allSettled(watchers);
@@ -138,12 +140,19 @@ async function reachable(name: string, holder: GygesChild, signal: AbortSignal):
   failed.catch(() => {});
 }
 
-async function watch(name: string, recorder: Recorder, options: RunnerOptions, signal: AbortSignal): Promise<void> {
+interface Watched {
+  recorder: Recorder;
+  options: RunnerOptions;
+  signal: AbortSignal;
+}
+
+async function watch(name: string, role: "source" | "destination", watched: Watched): Promise<void> {
+  const { recorder, options, signal } = watched;
   try {
     for await (const sample of monitor(name, { intervalMs: SAMPLE_MS, signal })) {
-      recorder.add(sample, performance.now());
+      recorder.add(sample, role, performance.now());
       // One line tells of the whole move: the destination's, which has all figures.
-      if (sample.side === "destination") options.onSample(sample);
+      if (sample.side === "destination" && sample.state !== "listening") options.onSample(sample);
     }
   } catch (error) {
     // The source's process ends when its guest has gone; an end of the destination's is heard of elsewhere.

@@ -1,6 +1,7 @@
 /** The scenarios of the demonstration: the three of the original project, and pre-copy for comparison. */
 import type { MicroVmOptions, MigrateOptions } from "../options.ts";
 import { MIGRATE_DEFAULTS } from "../options.ts";
+import { formatNs } from "../units.ts";
 
 export const SCENARIOS = ["full", "hybrid-short", "hybrid-long", "precopy"] as const;
 export type ScenarioName = (typeof SCENARIOS)[number];
@@ -58,12 +59,12 @@ export function demoScenarios(options: DemoOptions): Scenario[] {
     },
     {
       name: "hybrid-short",
-      about: `pre-copy for ${shortMs} ms, too short to finish, then post-copy`,
+      about: `pre-copy for ${formatNs(shortMs * 1e6)}, too short to finish, then post-copy`,
       migrate: { mode: "hybrid", precopyTimeoutMs: shortMs, downtimeLimitMs },
     },
     {
       name: "hybrid-long",
-      about: `pre-copy until little is dirty (${longMs / 1000} s at most), then post-copy`,
+      about: `pre-copy until little is dirty (${formatNs(longMs * 1e6)} at most), then post-copy`,
       migrate: { mode: "hybrid", precopyTimeoutMs: longMs, downtimeLimitMs },
     },
     {

@@ -1,76 +1,78 @@
 /** What happened over time in one run, and the work that the guest lost by it. Pure. */
 import type { Sample } from "../events.ts";
 
-/** Counts at one moment; `ms` counts from the start of the migration and is negative before. */
+/** A count at one moment; `ms` counts from the start of the migration and is negative before. Counts never fall. */
 export interface Point {
   ms: number;
-  wireBytes: number;
-  /** Page touches of the guest, wherever it runs. */
-  touches: number;
+  count: number;
 }
 
-/** Rates between two moments. */
-export interface Rate {
-  fromMs: number;
-  toMs: number;
-  wireBytesPerSecond: number;
-  touchesPerSecond: number;
+/** One run over time. */
+export interface Series {
+  /** Page touches of the guest, wherever it ran. */
+  work: Point[];
+  /** Bytes on the wire. */
+  wire: Point[];
 }
 
-/** Puts samples of both sides together. The guest's counts travel with it and never fall, so the larger one is true. */
+/** Puts the samples of both sides together. */
 export class Recorder {
-  readonly points: Point[] = [];
+  readonly series: Series = { work: [], wire: [] };
   /** When the migration itself began, by the source's own clock; null until it has. */
   beganMs: number | null = null;
   #startMs = 0;
-  #wireBytes = 0;
-  #touches = 0;
 
   /** From here on time is positive. */
   start(nowMs: number): void {
     this.#startMs = nowMs;
-    for (const point of this.points) point.ms -= nowMs;
+    for (const point of [...this.series.work, ...this.series.wire]) point.ms -= nowMs;
   }
 
-  add(sample: Sample, nowMs: number): void {
-    this.#wireBytes = Math.max(this.#wireBytes, sample.side === "idle" ? 0 : sample.wire_bytes);
-    this.#touches = Math.max(this.#touches, sample.guest?.verified_pages ?? 0);
-    if (sample.side === "source" && this.beganMs === null) {
-      this.beganMs = nowMs - this.#startMs - sample.elapsed_ns / 1e6;
+  add(sample: Sample, role: "source" | "destination", nowMs: number): void {
+    const ms = nowMs - this.#startMs;
+    const { work, wire } = this.series;
+    // The guest's counts travel with it, so the side with the larger ones is where it runs; the other's are old.
+    if (sample.guest && sample.guest.verified_pages >= lastCount(work)) {
+      work.push({ ms, count: sample.guest.verified_pages });
     }
-    this.points.push({ ms: nowMs - this.#startMs, wireBytes: this.#wireBytes, touches: this.#touches });
+    if (role === "destination") wire.push({ ms, count: Math.max(sample.wire_bytes, lastCount(wire)) });
+    if (sample.side === "source") this.beganMs ??= ms - sample.elapsed_ns / 1e6;
   }
 }
 
-/** Count `key` at `ms`, on the straight line between the points around it. */
-function valueAt(points: readonly Point[], ms: number, key: "wireBytes" | "touches"): number {
+function lastCount(points: readonly Point[]): number {
+  return points.at(-1)?.count ?? 0;
+}
+
+/** Count at `ms`, on the straight line between the points around it. */
+function countAt(points: readonly Point[], ms: number): number {
   const after = points.findIndex((point) => point.ms >= ms);
   const right = points[after] ?? points.at(-1);
   const left = points[after - 1] ?? right;
   if (!left || !right) return 0;
-  if (right.ms <= left.ms) return right[key];
+  if (right.ms <= left.ms) return right.count;
   const part = Math.min(1, Math.max(0, (ms - left.ms) / (right.ms - left.ms)));
-  return left[key] + part * (right[key] - left[key]);
+  return left.count + part * (right.count - left.count);
 }
 
-/** `points` as rates over `bins` equal spans from `fromMs` to `toMs`. */
-export function ratesOf(
-  points: readonly Point[],
-  { fromMs, toMs, bins }: { fromMs: number; toMs: number; bins: number },
-): Rate[] {
+export interface Span {
+  fromMs: number;
+  toMs: number;
+}
+
+/** `points` as counts per second over `bins` equal parts of `span`. */
+export function ratesOf(points: readonly Point[], { fromMs, toMs }: Span, bins: number): number[] {
   const width = (toMs - fromMs) / bins;
   return Array.from({ length: bins }, (_, i) => {
     const start = fromMs + i * width;
-    const end = start + width;
-    const perSecond = (key: "wireBytes" | "touches") =>
-      ((valueAt(points, end, key) - valueAt(points, start, key)) * 1000) / width;
-    return {
-      fromMs: start,
-      toMs: end,
-      wireBytesPerSecond: perSecond("wireBytes"),
-      touchesPerSecond: perSecond("touches"),
-    };
+    return ((countAt(points, start + width) - countAt(points, start)) * 1000) / width;
   });
+}
+
+/** From the first point to the last, of both kinds. */
+export function spanOf({ work, wire }: Series): Span {
+  const times = [...work, ...wire].map((point) => point.ms);
+  return { fromMs: Math.min(...times), toMs: Math.max(...times) };
 }
 
 /** Touches at a known moment. */

@@ -4,22 +4,24 @@ import { comparisonObject, comparisonTable, FIGURES, picture, proofText } from "
 import { reportFor } from "../../cli/demo/report.ts";
 import { isProved, type ScenarioResult } from "../../lib/demo/runner.ts";
 import { demoGuest, demoScenarios, SCENARIOS } from "../../lib/demo/scenarios.ts";
-import { lostWork, type Point, ratesOf } from "../../lib/demo/series.ts";
+import { lostWork, ratesOf, Recorder, type Series } from "../../lib/demo/series.ts";
+import type { Sample } from "../../lib/events.ts";
 import { parseArguments } from "../../cli/grammar.ts";
 
 const DEFAULTS = { ramBytes: 256 * 2 ** 20, bandwidthBytesPerSecond: 125_000_000 };
 
 /** 1000 touches a second before 0 and after 1 s, none between; 1 MB/s on the wire from 0 to 1 s. */
-function stalledRun(): Point[] {
-  const points: Point[] = [];
+function stalledRun(): Series {
+  const series: Series = { work: [], wire: [] };
   for (let ms = -500; ms <= 2000; ms += 50) {
     const worked = ms <= 0 ? ms + 500 : 500 + Math.max(0, ms - 1000);
-    points.push({ ms, touches: worked, wireBytes: Math.min(1e6, Math.max(0, ms * 1000)) });
+    series.work.push({ ms, count: worked });
+    series.wire.push({ ms, count: Math.min(1e6, Math.max(0, ms * 1000)) });
   }
-  return points;
+  return series;
 }
 
-function resultOf(points: Point[]): ScenarioResult {
+function resultOf(series: Series): ScenarioResult {
   const [scenario] = demoScenarios(DEFAULTS);
   assert.ok(scenario);
   const latency = { n: 10, p50: 5_600, p90: 9_000, p99: 110_000, p999: 110_000, max: 111_000 };
@@ -28,7 +30,7 @@ function resultOf(points: Point[]): ScenarioResult {
     scenario,
     beganMs: 0,
     lost: lostWork({ ms: -500, touches: 0 }, { ms: 0, touches: 500 }, { ms: 1000, touches: 500 }, 1000),
-    points,
+    series,
     summary: {
       type: "summary",
       mode: "full",
@@ -86,20 +88,10 @@ Deno.test("lostWork() is what the undisturbed rate would have made less what was
 });
 
 Deno.test("ratesOf() gives back the rates that the points were made with", () => {
-  const rates = ratesOf(stalledRun(), { fromMs: -500, toMs: 2000, bins: 10 });
-  assert.deepEqual(rates.map((rate) => Math.round(rate.touchesPerSecond)), [
-    1000,
-    1000,
-    0,
-    0,
-    0,
-    0,
-    1000,
-    1000,
-    1000,
-    1000,
-  ]);
-  assert.deepEqual(rates.map((rate) => Math.round(rate.wireBytesPerSecond / 1e4)), [
+  const span = { fromMs: -500, toMs: 2000 };
+  const { work, wire } = stalledRun();
+  assert.deepEqual(ratesOf(work, span, 10).map(Math.round), [1000, 1000, 0, 0, 0, 0, 1000, 1000, 1000, 1000]);
+  assert.deepEqual(ratesOf(wire, span, 10).map((rate) => Math.round(rate / 1e4)), [
     0,
     0,
     100,
@@ -111,7 +103,41 @@ Deno.test("ratesOf() gives back the rates that the points were made with", () =>
     0,
     0,
   ]);
-  assert.deepEqual(ratesOf([], { fromMs: 0, toMs: 1, bins: 1 }).map((rate) => rate.touchesPerSecond), [0]);
+  assert.deepEqual(ratesOf([], { fromMs: 0, toMs: 1 }, 1), [0]);
+});
+
+Deno.test("Recorder follows the guest from one side to the other and keeps no old count", () => {
+  const recorder = new Recorder();
+  const { guest } = resultOf(stalledRun()).proof;
+  const sample = (side: Sample["side"], touches: number | null, wireBytes = 0): Sample => ({
+    type: "sample",
+    name: "demo",
+    side,
+    state: side === "idle" ? "idle" : "precopy",
+    mode: null,
+    elapsed_ns: 40e6,
+    total_pages: 1,
+    present_pages: 1,
+    missing_pages: 0,
+    precopy_round: 0,
+    pulled_pages: 0,
+    wire_bytes: wireBytes,
+    wire_bytes_per_second: 0,
+    demand_faults: 0,
+    fault_latency_ns: { n: 0, p50: 0, p90: 0, p99: 0, p999: 0, max: 0 },
+    eta_ns: null,
+    guest: touches === null ? null : { ...guest, verified_pages: touches },
+  });
+  recorder.add(sample("idle", 10), "source", 1000);
+  recorder.start(1010);
+  recorder.add(sample("source", 20), "source", 1050);
+  recorder.add(sample("destination", null, 500), "destination", 1060);
+  recorder.add(sample("destination", 30, 900), "destination", 1070);
+  recorder.add(sample("source", 20), "source", 1080);
+  recorder.add(sample("idle", 40), "destination", 1090);
+  assert.deepEqual(recorder.series.work.map(({ ms, count }) => [ms, count]), [[-10, 10], [40, 20], [60, 30], [80, 40]]);
+  assert.deepEqual(recorder.series.wire.map(({ ms, count }) => [ms, count]), [[50, 500], [60, 900], [80, 900]]);
+  assert.equal(recorder.beganMs, 0);
 });
 
 Deno.test("blockChart() draws nothing as blank and the least as something", () => {
@@ -138,13 +164,13 @@ Deno.test("the comparison has a figure for every scenario, and the proof", () =>
 });
 
 Deno.test("isProved() needs the host's check as well as the guest's word", () => {
-  const { proof } = resultOf([]);
+  const { proof } = resultOf(stalledRun());
   const { ram_check: check, ...unchecked } = proof;
   assert.ok(check);
   assert.equal(isProved(unchecked), false);
   assert.equal(isProved({ ...proof, ram_check: { ...check, bad_pages: 1 } }), false);
   assert.equal(isProved({ ...proof, guest: { ...proof.guest, corrupt: 1 } }), false);
-  assert.match(proofText({ ...resultOf([]), proof: unchecked }), /NOT PROVED/);
+  assert.match(proofText({ ...resultOf(stalledRun()), proof: unchecked }), /NOT PROVED/);
 });
 
 Deno.test("reportFor() writes well-formed SVG and HTML, and knows no other ending", () => {

@@ -85,6 +85,12 @@ Deno.test("fittedLine() gives up the least important first", () => {
   );
 });
 
+Deno.test("before the switch nobody knows a share, so none is shown", () => {
+  const precopy: Sample = { ...SAMPLE, state: "precopy", missing_pages: 0, present_pages: 65_536, eta_ns: 0 };
+  assert.equal(plainLine(precopy), "vm1: precopy round 3  118 MB/s  40,000 pages pulled");
+  assert.doesNotMatch(fittedLine(precopy, 200), /%|\[/);
+});
+
 Deno.test("plainLine() says a corrupt guest aloud", () => {
   const idle: Sample = { ...SAMPLE, side: "idle", state: "idle", mode: null };
   assert.match(plainLine(idle), /guest runs {2}memory good/);
