@@ -36,13 +36,19 @@ export function toErrorEvent(error: unknown, guestLocation: GuestLocation = "unk
     code: error instanceof GygesError ? error.exitCode : EXIT.internal,
     name: error instanceof RemoteError ? error.kind : error instanceof Error ? error.name : "Error",
     message,
-    guest_location: error instanceof MigrationError ? error.guestLocation : guestLocation,
+    guest_location: locationOf(error) ?? guestLocation,
   };
   if (error instanceof PreflightError) return { ...event, check: error.check, remedy: error.remedy };
   if (error instanceof HandshakeError) {
     return { ...event, field: error.field, ours: error.ours, theirs: error.theirs };
   }
   return event;
+}
+
+/** Two ends that do not fit find out before the commit point, so the guest has not moved. */
+function locationOf(error: unknown): GuestLocation | null {
+  if (error instanceof MigrationError) return error.guestLocation;
+  return error instanceof HandshakeError ? "source" : null;
 }
 
 /** The error behind `event`: same class where it is one of ours, same code always. */
