@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { listRunning } from "../../lib/control/runtime_dir.ts";
 import { summarySchema } from "../../lib/monitor/summary.ts";
 import { builtFiles } from "../helpers/binary.ts";
-import { hasKvm, Host, isAlive, until } from "../helpers/host.ts";
+import { hasKvm, Host, isAlive, until } from "../helpers/cli_host.ts";
 
 const kvm = hasKvm();
 

@@ -1,7 +1,7 @@
 /** A guest held in the background by the built file: start, look, verify, stop, and what a kill leaves. */
 import assert from "node:assert/strict";
 import { builtFiles } from "../helpers/binary.ts";
-import { hasKvm, Host, isAlive, until } from "../helpers/host.ts";
+import { hasKvm, Host, isAlive, until } from "../helpers/cli_host.ts";
 
 const kvm = hasKvm();
 

@@ -1,93 +1,103 @@
-/** A host for tests: the built file with a runtime directory of its own, and an end to all that it started. */
+/** A host for tests: the built gyges with a runtime directory of its own, and every process started in it. */
 import assert from "node:assert/strict";
-import type { GygesEvent } from "../../lib/events.ts";
-import { parseEvent } from "../../lib/monitor/summary.ts";
-import { run, type RunResult } from "./binary.ts";
+import * as v from "valibot";
+import { ControlClient } from "../../lib/control/client.ts";
+import type { GuestReport, Sample } from "../../lib/events.ts";
+import { guestSchema, sampleSchema } from "../../lib/monitor/summary.ts";
+import { builtFiles } from "./binary.ts";
+import { type Ended, GygesProcess, type StartOptions } from "./gyges_process.ts";
 
-export function hasKvm(): boolean {
-  try {
-    Deno.openSync("/dev/kvm", { read: true, write: true }).close();
-    return true;
-  } catch (error) {
-    if (error instanceof Error) return false;
-    throw error;
-  }
-}
+const SHARED_MEMORY = "/dev/shm";
+const POLL_MS = 20;
+const PATIENCE_MS = 30_000;
 
-/** The built file with a runtime directory of its own; whatever it started in the background is ended. */
 export class Host implements AsyncDisposable {
-  readonly base = Deno.makeTempDirSync({ prefix: "gyges-vm-" });
-  readonly pids: number[] = [];
+  readonly runtimeDir: string;
   readonly #path: string;
+  readonly #processes: GygesProcess[] = [];
+  readonly #sharedBefore = listing(SHARED_MEMORY);
 
-  constructor(path: string) {
+  private constructor(runtimeDir: string, path: string) {
+    this.runtimeDir = runtimeDir;
     this.#path = path;
   }
 
-  get env(): Record<string, string> {
-    return { ...Deno.env.toObject(), GYGES_RUNTIME_DIR: this.base };
+  static async open(): Promise<Host> {
+    const [built] = builtFiles();
+    if (!built) throw new Error("There is no dist/gyges: run ./build.sh build");
+    const runtimeDir = await Deno.makeTempDir({ prefix: "gyges-kvm-" });
+    return new Host(runtimeDir, built.path);
   }
 
-  gyges(line: string): Promise<RunResult> {
-    return run(this.#path, line.split(" "), { env: this.env });
+  /** Starts `gyges ...args --json`. */
+  start(args: readonly string[], options: StartOptions = {}): GygesProcess {
+    const env = { ...options.env, GYGES_RUNTIME_DIR: this.runtimeDir };
+    const process = new GygesProcess(this.#path, args, { env });
+    this.#processes.push(process);
+    return process;
   }
 
-  /** Starts `line` and does not wait; stdout is for the caller to read. */
-  spawn(line: string): Deno.ChildProcess {
-    const options = { args: line.split(" "), env: this.env, stdin: "null", stdout: "piped", stderr: "null" } as const;
-    const child = new Deno.Command(this.#path, options).spawn();
-    this.pids.push(child.pid);
-    return child;
+  /** Runs `gyges ...args --json` to its end. */
+  run(args: readonly string[], options: StartOptions = {}): Promise<Ended> {
+    return this.start(args, options).ended();
   }
 
-  /** Runs `line` with `--json`, expects code 0 and one event of `type`. */
-  async ask<T extends GygesEvent["type"]>(line: string, type: T): Promise<Extract<GygesEvent, { type: T }>> {
-    const { code, stdout, stderr } = await this.gyges(`${line} --json`);
-    assert.deepEqual([code, stderr], [0, ""], stdout);
-    const event = parseEvent(JSON.parse(stdout));
-    assert.ok(isOf(event, type), stdout);
-    return event;
+  /** What the guest of `name` says of itself, asked over the control socket. */
+  async guest(name: string): Promise<GuestReport> {
+    using client = await ControlClient.connect(name, { base: this.runtimeDir });
+    return v.parse(guestSchema, await client.call("status", { verify: false })).guest;
   }
 
-  async start(name: string): Promise<number> {
-    const { code, stdout, stderr } = await this.gyges(`vm start ${name} --ram 32MiB --rate 20000 --detach`);
-    assert.deepEqual([code, stderr], [0, ""]);
-    const match = /^(\S+) (\d+)\n$/.exec(stdout);
-    assert.equal(match?.[1], name);
-    const pid = Number(match?.[2]);
-    this.pids.push(pid);
-    return pid;
+  /** What `name` is doing. */
+  async sample(name: string): Promise<Sample> {
+    using client = await ControlClient.connect(name, { base: this.runtimeDir });
+    return v.parse(sampleSchema, await client.call("sample"));
+  }
+
+  /** Asks for the guest's report until `fits`; the report that did. */
+  async guestUntil(name: string, fits: (guest: GuestReport) => boolean): Promise<GuestReport> {
+    let guest: GuestReport | undefined;
+    await until(async () => fits(guest = await this.guest(name)), () => `guest "${name}": ${JSON.stringify(guest)}`);
+    assert.ok(guest);
+    return guest;
+  }
+
+  /** Asks for samples until `fits`; the sample that did. */
+  async sampleUntil(name: string, fits: (sample: Sample) => boolean): Promise<Sample> {
+    let sample: Sample | undefined;
+    await until(async () => fits(sample = await this.sample(name)), () => `"${name}": ${JSON.stringify(sample)}`);
+    assert.ok(sample);
+    return sample;
+  }
+
+  /** Nothing runs any more, and nothing is left in the runtime directory or in shared memory. */
+  assertEmpty(): void {
+    const running = this.#processes.filter((process) => process.running).map((process) => process.words);
+    assert.deepEqual(running, [], "processes still run");
+    assert.deepEqual(listing(this.runtimeDir), [], "the runtime directory is not empty");
+    const shared = listing(SHARED_MEMORY).filter((name) => !this.#sharedBefore.includes(name));
+    assert.deepEqual(shared.filter((name) => name.includes("gyges")), [], "files are left in shared memory");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const pid of this.pids) {
-      while (isAlive(pid)) {
-        Deno.kill(pid, "SIGKILL");
-        await new Promise((resolve) => setTimeout(resolve, 10));
-      }
-    }
-    Deno.removeSync(this.base, { recursive: true });
+    for (const process of this.#processes.toReversed()) await process[Symbol.asyncDispose]();
+    await Deno.remove(this.runtimeDir, { recursive: true });
   }
 }
 
-function isOf<T extends GygesEvent["type"]>(event: GygesEvent, type: T): event is Extract<GygesEvent, { type: T }> {
-  return event.type === type;
-}
-
-/** Whether process `pid` lives; a zombie of the test's own machine does not. */
-export function isAlive(pid: number): boolean {
-  try {
-    return !/^\d+ \(.*\) [ZX]/.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
-  } catch (error) {
-    if (error instanceof Error) return false;
-    throw error;
+/** Waits until `holds`; throws with `state()` if it takes too long. */
+export async function until(holds: () => boolean | Promise<boolean>, state: () => string): Promise<void> {
+  const deadline = performance.now() + PATIENCE_MS;
+  while (!await holds()) {
+    if (performance.now() > deadline) throw new Error(`It did not come to pass in ${PATIENCE_MS / 1000} s: ${state()}`);
+    await pause(POLL_MS);
   }
 }
 
-export async function until(what: string, holds: () => boolean): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!holds()) {
-    assert.ok(performance.now() < deadline, `${what}: not within 10 s`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+function listing(directory: string): string[] {
+  return [...Deno.readDirSync(directory)].map((entry) => entry.name).sort();
 }
