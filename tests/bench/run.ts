@@ -1,0 +1,20 @@
+/**
+ * `deno task bench`: figures with n, percentiles and the ratio to a baseline of the same run. These machines are
+ * shared: compare ratios, not absolutes. Names of benches as arguments run only those.
+ */
+import { benchDowntime, benchTotal } from "./move.ts";
+import { benchPager } from "./pager.ts";
+
+const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
+  pager: benchPager,
+  downtime: () => benchDowntime(["256M", "1G", "4G", "8G"], 10),
+  total: () => benchTotal("1G", 5),
+};
+
+await new Deno.Command("make", { args: ["-s", "-C", new URL("../../c-shim", import.meta.url).pathname, "bench"] })
+  .spawn().status;
+const cpu = /model name\s*: (.*)/.exec(Deno.readTextFileSync("/proc/cpuinfo"))?.[1] ?? "unknown CPU";
+console.log(`${cpu}, ${navigator.hardwareConcurrency} CPUs, Linux ${Deno.osRelease()}`);
+for (const [name, bench] of Object.entries(BENCHES)) {
+  if (Deno.args.length === 0 || Deno.args.includes(name)) await bench();
+}
