@@ -1,9 +1,9 @@
 /** Man pages, section 1, made from the same parser as help and completions. */
 import type { DocEntry, DocPage } from "@optique/core/doc";
 import { formatMessage, type Message } from "@optique/core/message";
-import { getDocPageSync } from "@optique/core/parser";
+import { getDocPageSync, type Parser } from "@optique/core/parser";
 import { formatUsage, formatUsageTerm } from "@optique/core/usage";
-import { BRIEF, COMMANDS, EXIT_TEXT, grammar, PROGRAM, RUNNER_COMMANDS } from "./grammar.ts";
+import { BRIEF, COMMANDS, EXIT_TEXT, PROGRAM, RUNNER_COMMANDS } from "./facts.ts";
 import { FORMS } from "./values.ts";
 import { VERSION } from "./version.ts";
 
@@ -57,7 +57,10 @@ function exitStatus(): string[] {
   return [".SH EXIT STATUS", ...tagged(EXIT_TEXT.map(([code, text]) => [String(code), text]))];
 }
 
-function pageOf(args: readonly string[]): DocPage {
+/** The parser of the whole command line; given, because the command that prints these pages is part of it. */
+export type Grammar = Parser<"sync", unknown, unknown>;
+
+function pageOf(grammar: Grammar, args: readonly string[]): DocPage {
   const page = getDocPageSync(grammar, args);
   if (!page) throw new Error(`Cannot describe "${args.join(" ")}": the parser has no such command`);
   return page;
@@ -67,8 +70,8 @@ function titleOf(words: readonly string[]): string {
   return [PROGRAM, ...words].join("-");
 }
 
-function commandPage(words: readonly string[]): string {
-  const page = pageOf(words);
+function commandPage(grammar: Grammar, words: readonly string[]): string {
+  const page = pageOf(grammar, words);
   return [
     ...head(titleOf(words), page.brief),
     ...synopsis(page),
@@ -83,12 +86,12 @@ function commandPage(words: readonly string[]): string {
   ].join("\n");
 }
 
-function mainPage(): string {
-  const briefs = COMMANDS.map((words) => [words.join(" "), formatMessage(pageOf(words).brief ?? [])] as const);
+function mainPage(grammar: Grammar): string {
+  const briefs = COMMANDS.map((words) => [words.join(" "), formatMessage(pageOf(grammar, words).brief ?? [])] as const);
   const pages = COMMANDS.map((words, i) => `.BR ${escaped(titleOf(words))} (1)${i < COMMANDS.length - 1 ? "," : ""}`);
   return [
     ...head(PROGRAM, BRIEF),
-    ...synopsis(pageOf([])),
+    ...synopsis(pageOf(grammar, [])),
     ".SH DESCRIPTION",
     escaped(
       "Moves a running KVM guest to another host post-copy: the guest stops for milliseconds, starts at the " +
@@ -109,8 +112,8 @@ function mainPage(): string {
 }
 
 /** Every page by file name. */
-export function manPages(): Map<string, string> {
-  const pages = new Map([[`${PROGRAM}.1`, mainPage()]]);
-  for (const words of COMMANDS) pages.set(`${titleOf(words)}.1`, commandPage(words));
+export function manPages(grammar: Grammar): Map<string, string> {
+  const pages = new Map([[`${PROGRAM}.1`, mainPage(grammar)]]);
+  for (const words of COMMANDS) pages.set(`${titleOf(words)}.1`, commandPage(grammar, words));
   return pages;
 }

@@ -1,7 +1,7 @@
 /** The command line proper: parse, do, and turn what was thrown into words and a code. */
 import { EXIT } from "../lib/errors.ts";
 import { exitCodeOf } from "./exit.ts";
-import { parseArguments } from "./grammar.ts";
+import { grammar, parseArguments } from "./grammar.ts";
 import { Output, type OutputOptions } from "./output.ts";
 import { standardStreams } from "./terminal.ts";
 
@@ -17,7 +17,7 @@ export async function main(args: string[]): Promise<number> {
       return EXIT.completed;
     }
     output = new Output(parsed.output satisfies OutputOptions);
-    return await parsed.run({ output, args });
+    return await parsed.run({ output, args, grammar });
   } catch (error) {
     output.error(error);
     return exitCodeOf(error);

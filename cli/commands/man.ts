@@ -18,9 +18,9 @@ export const man = command(
   "man",
   map(options, ({ directory }): Action => ({
     output: { json: false },
-    async run({ output }) {
+    async run({ output, grammar }) {
       const { manPages } = await import("../man.ts");
-      const pages = manPages();
+      const pages = manPages(grammar);
       if (directory === undefined) {
         output.result(pages.get("gyges.1") ?? "");
         return EXIT.completed;

@@ -1,6 +1,6 @@
 /** The command line of the built file, as far as it goes without a migration; exit codes one by one. */
 import assert from "node:assert/strict";
-import { COMMANDS } from "../../cli/grammar.ts";
+import { COMMANDS } from "../../cli/facts.ts";
 import { ControlServer, type Handlers } from "../../lib/control/server.ts";
 import { RuntimeDir } from "../../lib/control/runtime_dir.ts";
 import {

@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { formatMessage } from "@optique/core/message";
 import { getDocPageSync, suggestSync } from "@optique/core/parser";
 import { extractCommandNames, extractOptionNames } from "@optique/core/usage";
-import { COMMANDS, EXIT_TEXT, grammar, parseArguments, SHELLS } from "../../cli/grammar.ts";
+import { COMMANDS, EXIT_TEXT } from "../../cli/facts.ts";
+import { grammar, parseArguments, SHELLS } from "../../cli/grammar.ts";
 import { manPages } from "../../cli/man.ts";
 import { EXIT, UsageError } from "../../lib/errors.ts";
 
@@ -40,7 +41,7 @@ for (const words of COMMANDS) {
     const suggested = suggestSync(grammar, [...words, "--"]).flatMap((s) => s.kind === "literal" ? [s.text] : []);
     assert.deepEqual(suggested.filter((text) => text !== "--").sort(), options, "completion");
 
-    const man = manPages().get(`gyges-${words.join("-")}.1`)?.replaceAll("\\-", "-") ?? "";
+    const man = manPages(grammar).get(`gyges-${words.join("-")}.1`)?.replaceAll("\\-", "-") ?? "";
     assert.deepEqual(listed(man, /^\\fB(--[a-z-]+)/gm), options, "man page");
     for (const option of options) assert.ok(man.split(".SH DESCRIPTION")[0]?.includes(option), `synopsis: ${option}`);
   });
@@ -50,14 +51,14 @@ for (const words of COMMANDS) {
     assert.ok(page?.brief && page.description && page.footer);
     const brief = formatMessage(page.brief);
     assert.ok(help(...words).startsWith(brief));
-    assert.ok(manPages().get("gyges.1")?.replaceAll("\\-", "-").includes(brief));
+    assert.ok(manPages(grammar).get("gyges.1")?.replaceAll("\\-", "-").includes(brief));
     for (const entry of page.sections.flatMap((section) => section.entries)) assert.ok(entry.description);
   });
 }
 
 Deno.test("the main help and the main man page name every command and every exit code", () => {
   const shown = help();
-  const man = manPages().get("gyges.1")?.replaceAll("\\-", "-") ?? "";
+  const man = manPages(grammar).get("gyges.1")?.replaceAll("\\-", "-") ?? "";
   for (const words of COMMANDS) {
     assert.ok(shown.includes(`gyges ${words.join(" ")}`));
     assert.ok(man.includes(`.BR gyges-${words.join("-")} (1)`));
@@ -92,7 +93,7 @@ Deno.test("help and man pages have no leftovers of source indentation", () => {
   for (const words of [[], ...COMMANDS]) {
     assert.doesNotMatch(help(...words).replaceAll(/^ +|(?<=\S) {2,}(?=\S)/gm, ""), / {2}/);
   }
-  for (const [name, page] of manPages()) assert.doesNotMatch(page, / {2}|undefined/, name);
+  for (const [name, page] of manPages(grammar)) assert.doesNotMatch(page, / {2}|undefined/, name);
 });
 
 Deno.test("parseArguments() refuses with what to do next", () => {
