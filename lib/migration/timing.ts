@@ -1,4 +1,7 @@
 /** Every deadline of a migration, in milliseconds. */
+import { UsageError } from "../errors.ts";
+
+const RECONNECT_S = "GYGES_RECONNECT_S";
 
 export const DEADLINE_MS = {
   /** TCP connection to the destination. */
@@ -11,8 +14,8 @@ export const DEADLINE_MS = {
   stop: 2_000,
   /** A destination that says nothing for so long after the commit point has lost its link. */
   silence: 5_000,
-  /** Reconnection is tried for so long before the operator is asked. */
-  reconnect: 30_000,
+  /** Reconnection is tried for so long before the operator is asked; $GYGES_RECONNECT_S overrides. */
+  reconnect: reconnectMs(),
   /** Pause between two tries. */
   retry: 250,
 } as const;
@@ -25,4 +28,13 @@ export function delay(ms: number): Disposable & { promise: Promise<void> } {
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, ms);
   return { promise, [Symbol.dispose]: () => clearTimeout(timer) };
+}
+
+/** Throws UsageError for an environment that cannot be read. */
+function reconnectMs(): number {
+  const text = Deno.env.get(RECONNECT_S) ?? "30";
+  if (!/^[1-9]\d{0,4}$/.test(text)) {
+    throw new UsageError(`Cannot read ${RECONNECT_S}="${text}": it must be whole seconds, 1 to 99999`);
+  }
+  return Number(text) * 1000;
 }
