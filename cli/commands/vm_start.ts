@@ -3,7 +3,8 @@ import { object } from "@optique/core/constructs";
 import { map } from "@optique/core/modifiers";
 import { argument, command, option } from "@optique/core/primitives";
 import { choice, float, integer } from "@optique/core/valueparser";
-import type { ExitCode } from "../../lib/errors.ts";
+import { forgetLog } from "../../lib/control/runtime_dir.ts";
+import { EXIT, type ExitCode } from "../../lib/errors.ts";
 import { MICRO_VM_DEFAULTS, type MicroVmOptions } from "../../lib/options.ts";
 import type { Action, ActionContext } from "../action.ts";
 import { prose } from "../prose.ts";
@@ -57,13 +58,16 @@ const options = object({
 async function hold(name: string, vm: MicroVmOptions, { output }: ActionContext): Promise<ExitCode> {
   const [{ holdMicroVm }, { Interrupts }] = await Promise.all([import("../../lib/api.ts"), import("../signals.ts")]);
   using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
-  return await holdMicroVm(name, vm, {
+  const code = await holdMicroVm(name, vm, {
     signal: interrupts.signal,
     onEvent(event) {
       interrupts.observe(event);
       output.event(event);
     },
   });
+  // Where all went well nobody will ask what a detached process had to say.
+  if (code === EXIT.completed) forgetLog(name);
+  return code;
 }
 
 export const vmStart = command(

@@ -2,7 +2,7 @@
 import { object } from "@optique/core/constructs";
 import { map } from "@optique/core/modifiers";
 import { argument, command } from "@optique/core/primitives";
-import { forgetLog, untilFree } from "../../lib/control/runtime_dir.ts";
+import { untilFree } from "../../lib/control/runtime_dir.ts";
 import type { Action } from "../action.ts";
 import { exitForMemory } from "../memory.ts";
 import { prose } from "../prose.ts";
@@ -26,7 +26,6 @@ export const vmStop = command(
       output.event(event);
       // The name is free for the next command of a script.
       if (!await untilFree(name, END_DEADLINE_MS)) output.say(`The process of "${name}" has not ended yet`);
-      forgetLog(name);
       return exitForMemory(event);
     },
   })),

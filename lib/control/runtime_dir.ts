@@ -3,7 +3,7 @@
  *
  *   owner         {"pid"}; locked exclusively with flock(2) by the owner for as long as it lives
  *   control.sock  its control socket
- *   log           what a detached process had to say; stays until the name is used again
+ *   log           what a detached process had to say; where it failed it stays until the name is used again
  *
  * Who holds the lock owns the name: the kernel takes it back when the process dies, however it dies, and no pid can be
  * mistaken for another. Whoever wants to know whether the owner lives tries for a shared lock and drops it at once.
@@ -261,7 +261,7 @@ export async function untilFree(name: string, timeoutMs: number, base: string = 
   return true;
 }
 
-/** Removes the log that process `name` left when it ended in order, and with it the directory. */
+/** Removes the log that process `name` left, and with it the directory. */
 export function forgetLog(name: string, base: string = runtimeBase()): void {
   const directory = `${base}/${checkName(name)}`;
   try {

@@ -124,7 +124,7 @@ for (const { form, path } of builtFiles()) {
       [new TypeError("bug"), EXIT.internal, "unknown"],
       [new UsageError("No"), EXIT.usage, "unknown"],
       [new PreflightError("No KVM", { check: "kvm", remedy: "modprobe kvm" }), EXIT.hostUnable, "unknown"],
-      [new HandshakeError("Sizes", { field: "ram", ours: "1", theirs: "2" }), EXIT.peerRefused, "unknown"],
+      [new HandshakeError("Sizes", { field: "ram", ours: "1", theirs: "2" }), EXIT.peerRefused, "source"],
       [migration(EXIT.failedBeforeCommit, "source"), EXIT.failedBeforeCommit, "source"],
       [migration(EXIT.linkLost, "destination-incomplete"), EXIT.linkLost, "destination-incomplete"],
       [migration(EXIT.guestLost, "lost"), EXIT.guestLost, "lost"],

@@ -62,7 +62,7 @@ for (const { form, path } of builtFiles()) {
     Deno.kill(pid, "SIGTERM");
     await until("end", () => !isAlive(pid));
     assert.equal((await host.gyges("vm status vm1")).code, 2);
-    assert.deepEqual([...Deno.readDirSync(`${host.base}/vm1`)].map((entry) => entry.name), ["log"]);
+    assert.deepEqual([...Deno.readDirSync(host.base)], []);
   });
 
   test("cancel of a guest that is not moving is refused with 2", async (host) => {
