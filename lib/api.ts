@@ -34,9 +34,9 @@ export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOpti
   resident.hold(machine);
   machine.boot();
   machine.run();
-  await using _server = new ControlServer(directory.socketPath, resident.handlers);
+  await using server = new ControlServer(directory.socketPath, resident.handlers);
   run.onEvent({ type: "guest", name, guest: { location: "here", ...machine.report() } });
-  return await untilEnded(resident, machine, run);
+  return await untilEnded(resident, { machine, server }, run);
 }
 
 /** Waits for a guest, receives it and holds it from then on; `prepare --micro`. */
@@ -53,7 +53,7 @@ export async function prepareMicroVm(name: string, options: PrepareOptions, run:
   const resident = new Resident(name, run.onEvent);
   using reception = await Reception.open({ ...options, name, migration, onEvent: run.onEvent });
   resident.receiveBy(migration, (error) => reception.refuse(error));
-  await using _server = new ControlServer(directory.socketPath, resident.handlers);
+  await using server = new ControlServer(directory.socketPath, resident.handlers);
   const interrupt = () => void resident.interrupt();
   run.signal?.addEventListener("abort", interrupt, { once: true });
   run.onEvent({ type: "ticket", ticket: reception.ticket });
@@ -63,7 +63,7 @@ export async function prepareMicroVm(name: string, options: PrepareOptions, run:
   run.onEvent(summary);
   if (!machine) throw new Error("A migration completed without a machine");
   resident.hold(machine);
-  return await untilEnded(resident, machine, run);
+  return await untilEnded(resident, { machine, server }, run);
 }
 
 /** Moves the guest that process `name` holds to the destination behind `ticket`; resolves when it is complete. */
@@ -156,12 +156,18 @@ async function buildMachine(shape: WireMachine): Promise<MicroMachine> {
   }
 }
 
-async function untilEnded(resident: Resident, machine: MicroMachine, run: RunOptions): Promise<ExitCode> {
+async function untilEnded(
+  resident: Resident,
+  { machine, server }: { machine: MicroMachine; server: ControlServer },
+  run: RunOptions,
+): Promise<ExitCode> {
   const interrupt = () => void resident.interrupt();
   run.signal?.addEventListener("abort", interrupt, { once: true });
   if (run.signal?.aborted) interrupt();
   const code = await resident.ended;
   run.signal?.removeEventListener("abort", interrupt);
+  // First, as whoever asks may ask for the guest.
+  await server[Symbol.asyncDispose]();
   // A guest that is lost may never let go of its threads; the process's end takes them with it.
   if (code === EXIT.completed) await machine[Symbol.asyncDispose]();
   return code;

@@ -189,7 +189,7 @@ export class Resident {
     const sampler = new Sampler(this.#name);
     while (!context.signal.aborted && !this.#over) {
       context.emit(sampler.sample(this.#snapshot()));
-      await pause(intervalMs);
+      await pause(intervalMs, context.signal);
     }
     context.emit(sampler.sample(this.#snapshot()));
     return null;
@@ -253,6 +253,7 @@ export class Resident {
   async #watchGuest(machine: MicroMachine): Promise<void> {
     while (!this.#over) {
       const event = await machine.wait(500);
+      if (this.#over) return;
       if (event?.type === "corrupt") {
         const page = machine.report().first_corrupt_page;
         this.#onEvent({ type: "note", level: "warning", detail: `The guest found page ${page} damaged` });
@@ -303,7 +304,13 @@ function cancelled(
   });
 }
 
-async function pause(ms: number): Promise<void> {
+/** Ends early when `signal` aborts. */
+async function pause(ms: number, signal?: AbortSignal): Promise<void> {
   using timer = delay(ms);
-  await timer.promise;
+  const aborted = Promise.withResolvers<void>();
+  const onAbort = () => aborted.resolve();
+  signal?.addEventListener("abort", onAbort, { once: true });
+  if (signal?.aborted) onAbort();
+  await Promise.race([timer.promise, aborted.promise]);
+  signal?.removeEventListener("abort", onAbort);
 }

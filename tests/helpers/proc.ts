@@ -1,0 +1,19 @@
+/** What a process holds, as the kernel counts it. */
+
+export interface Held {
+  fds: number;
+  threads: number;
+  /** Resident memory that is not shared: without guest RAM. */
+  privateMib: number;
+}
+
+/** Throws Deno.errors.NotFound when the process is gone. */
+export function heldBy(pid: number): Held {
+  const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+  const kib = (key: string) => Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(status)?.[1]);
+  return {
+    fds: [...Deno.readDirSync(`/proc/${pid}/fd`)].length,
+    threads: kib("Threads"),
+    privateMib: kib("RssAnon") / 1024,
+  };
+}
