@@ -6,27 +6,34 @@
 #include "clock.h"
 #include "sink.h"
 
-/* After a fault, small requests for a while: the next fault must not wait behind a large one. */
+/*
+ * After a fault, less at once for a while: the next fault may be for a page that is in flight already, and then it
+ * waits for all that was asked for before.
+ */
 #define QUIET_NS (2 * NS_PER_MS)
 #define BUSY_CHUNK 16u
 
-static uint64_t window_pages(const struct gy_sink *sink)
+static bool is_busy(const struct gy_sink *sink)
+{
+	return sink_phase(sink) == SINK_RUNNING &&
+	       now_ns() - atomic_load_explicit(&sink->last_fault_ns, memory_order_relaxed) < QUIET_NS;
+}
+
+static uint64_t window_pages(const struct gy_sink *sink, bool busy)
 {
 	uint64_t bytes = sink_phase(sink) == SINK_ROUND ? sink->config.precopy_window_bytes
 							: sink->config.postcopy_window_bytes;
-	uint64_t pages = bytes / GY_PAGE_BYTES / (sink->n_conns ? sink->n_conns : 1);
+	uint64_t pages = bytes / GY_PAGE_BYTES / (sink->n_conns ? sink->n_conns : 1) / (busy ? 2 : 1);
 
 	return pages ? pages : 1;
 }
 
-static uint32_t chunk_pages(const struct gy_sink *sink, uint64_t window)
+static uint32_t chunk_pages(uint64_t window, bool busy)
 {
 	uint64_t chunk = window / 4 ? window / 4 : 1;
+	uint64_t max = busy ? BUSY_CHUNK : PAGE_REQUEST_MAX;
 
-	if (sink_phase(sink) == SINK_RUNNING && chunk > BUSY_CHUNK &&
-	    now_ns() - atomic_load_explicit(&sink->last_fault_ns, memory_order_relaxed) < QUIET_NS)
-		return BUSY_CHUNK;
-	return chunk < PAGE_REQUEST_MAX ? (uint32_t)chunk : PAGE_REQUEST_MAX;
+	return (uint32_t)(chunk < max ? chunk : max);
 }
 
 /* Claims the next run for this phase, under the lock; counts it as in flight. 0: nothing to ask for now. */
@@ -67,8 +74,9 @@ static int ask_more(struct sink_conn *conn)
 	int ret = 0;
 
 	while (!ret && conn->n_requests < SINK_MAX_REQUESTS && !held_back(conn)) {
-		uint64_t first, window = window_pages(sink);
-		uint32_t n = chunk_pages(sink, window);
+		bool busy = is_busy(sink);
+		uint64_t first, window = window_pages(sink, busy);
+		uint32_t n = chunk_pages(window, busy);
 
 		if (conn->n_requests && conn->pages_in_flight + n > window)
 			break;

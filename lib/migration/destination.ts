@@ -41,7 +41,7 @@ const MAX_STATE_BYTES = 1 << 20;
 
 const WINDOW = {
   /** Without a limit: enough to keep a fast link busy. */
-  unlimited: { precopy: 4 << 20, postcopy: 1 << 20 },
+  unlimited: { precopy: 4 << 20, postcopy: 512 << 10 },
   /** With one: so many milliseconds of the link, so that an end or a fault waits no longer than that. */
   precopyMs: 4,
   postcopyMs: 1,

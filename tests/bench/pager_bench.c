@@ -182,7 +182,7 @@ static void join(struct pager *pager, bool tls, uint32_t role)
 static struct pager make_pager(bool tls, bool prefetch, struct gy_ram *from, uint64_t missing)
 {
 	struct gy_sink_config config = {
-		.precopy_window_bytes = 4 << 20, .postcopy_window_bytes = 1 << 20, .prefetch = prefetch,
+		.precopy_window_bytes = 4 << 20, .postcopy_window_bytes = 1 << 19, .prefetch = prefetch,
 	};
 	uint64_t words = from->pages / 64;
 	uint64_t *bitmap = calloc(words, 8);
