@@ -23,11 +23,8 @@
 #define KEEPALIVE_IDLE_S 2
 #define KEEPALIVE_INTERVAL_S 1
 #define KEEPALIVE_PROBES 3
-
-struct gy_listener {
-	int fd;
-	int port;
-};
+/* Connections in the kernel's queue; one that finds it full tries again after a second. */
+#define BACKLOG 512
 
 static int set_int(int fd, int level, int name, int value)
 {
@@ -75,7 +72,7 @@ static int listen_on(const struct addrinfo *at, struct gy_listener *listener)
 	ret = set_int(listener->fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	if (ret)
 		goto err_close;
-	if (bind(listener->fd, at->ai_addr, at->ai_addrlen) || listen(listener->fd, 64) ||
+	if (bind(listener->fd, at->ai_addr, at->ai_addrlen) || listen(listener->fd, BACKLOG) ||
 	    getsockname(listener->fd, (struct sockaddr *)&addr, &len)) {
 		ret = -errno;
 		goto err_close;
@@ -121,8 +118,7 @@ void gy_listener_destroy(struct gy_listener *listener)
 	free(listener);
 }
 
-/* Takes over @fd, also on failure. */
-static int channel_make(int fd, struct gy_channel **out)
+int gy_channel_make(int fd, struct gy_channel **out)
 {
 	struct gy_channel *channel;
 	int ret = tune(fd);
@@ -159,7 +155,7 @@ int gy_listener_accept(struct gy_listener *listener, uint32_t timeout_ms, struct
 	for (;;) {
 		fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0)
-			return channel_make(fd, out);
+			return gy_channel_make(fd, out);
 		/* A connection that died in the queue is not the listener's failure. */
 		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 			return -errno;
@@ -200,7 +196,7 @@ int gy_channel_connect(const char *host, uint32_t port, uint32_t timeout_ms, str
 	for (struct addrinfo *at = list; at && fd < 0; at = at->ai_next)
 		fd = connect_to(at, deadline);
 	freeaddrinfo(list);
-	return fd < 0 ? fd : channel_make(fd, out);
+	return fd < 0 ? fd : gy_channel_make(fd, out);
 }
 
 void gy_channel_shutdown(struct gy_channel *channel)

@@ -21,6 +21,14 @@ struct gy_channel {
 	uint64_t have;
 };
 
+struct gy_listener {
+	int fd;			/* non-blocking */
+	int port;
+};
+
+/* A channel over the connected, non-blocking @fd, which it takes over, also on failure. */
+int gy_channel_make(int fd, struct gy_channel **out);
+
 /* Waits for poll events on @fd: 0, -ETIMEDOUT or -errno. */
 int gy_fd_wait(int fd, short events, uint64_t deadline_ns);
 

@@ -195,6 +195,20 @@ GY_EXPORT int gy_listener_port(const struct gy_listener *listener);
 GY_EXPORT int gy_listener_accept(struct gy_listener *listener, uint32_t timeout_ms, struct gy_channel **out);
 GY_EXPORT void gy_listener_destroy(struct gy_listener *listener);
 
+struct gy_lobby;
+
+/*
+ * Takes @listener over, also on failure. Connections wait in the lobby, at no cost but a descriptor, until they have
+ * said their first message whole; those that do not are dropped after ten seconds, or, when hundreds wait, the oldest
+ * first.
+ */
+GY_EXPORT int gy_lobby_create(struct gy_listener *listener, struct gy_lobby **out);
+/* The next connection that has spoken, not yet secured: gy_channel_secure() need not wait to tell who it is. */
+GY_EXPORT int gy_lobby_accept(struct gy_lobby *lobby, uint32_t timeout_ms, struct gy_channel **out);
+/* Connections dropped so far. Any thread. */
+GY_EXPORT uint64_t gy_lobby_dropped(const struct gy_lobby *lobby);
+GY_EXPORT void gy_lobby_destroy(struct gy_lobby *lobby);
+
 GY_EXPORT int gy_channel_connect(const char *host, uint32_t port, uint32_t timeout_ms, struct gy_channel **out);
 /*
  * Proves to each end that the other holds @key (32 bytes) and, with GY_CHANNEL_TLS, encrypts from here on.
