@@ -117,16 +117,17 @@ export class Channel extends Handle implements Disposable {
   }
 }
 
+/** Listens, and keeps connections in a lobby until they have said their first message: strangers that wait cost nothing. */
 export class Listener extends Handle implements Disposable {
   readonly host: string;
   readonly port: number;
   #accepting = false;
   #closed = false;
 
-  private constructor(pointer: Pointer, host: string) {
-    super(pointer);
+  private constructor(lobby: Pointer, host: string, port: number) {
+    super(lobby);
     this.host = host;
-    this.port = shim().gy_listener_port(pointer);
+    this.port = port;
   }
 
   /** Throws NativeError: EADDRINUSE, EADDRNOTAVAIL, ENOENT. */
@@ -135,16 +136,25 @@ export class Listener extends Handle implements Disposable {
     const name = cString(host);
     const op = `listen on ${host}:${port}`;
     unwrap(op, await shim().gy_listener_create(name, port, out.cell));
-    return new Listener(out.take(op), host);
+    const listener = out.take(op);
+    const bound = shim().gy_listener_port(listener);
+    const lobby = new OutPointer();
+    unwrap(op, shim().gy_lobby_create(listener, lobby.cell));
+    return new Listener(lobby.take(op), host, bound);
   }
 
-  /** The next connection, not yet secured; null once the listener is closed. */
+  /** Connections that were dropped because they said nothing, or nothing whole. */
+  get dropped(): number {
+    return this.gone ? 0 : Number(shim().gy_lobby_dropped(this.pointer));
+  }
+
+  /** The next connection that has spoken, not yet secured; null once the listener is closed. */
   async accept(): Promise<Channel | null> {
     this.#accepting = true;
     try {
       while (!this.#closed) {
         const out = new OutPointer();
-        const result = await shim().gy_listener_accept(this.pointer, SLICE_MS, out.cell);
+        const result = await shim().gy_lobby_accept(this.pointer, SLICE_MS, out.cell);
         if (result === -ERRNO.ETIMEDOUT) continue;
         unwrap(`accept on ${this.host}:${this.port}`, result);
         return new Channel(out.take("accept"), true);
@@ -164,6 +174,6 @@ export class Listener extends Handle implements Disposable {
   #destroyWhenIdle(): void {
     if (!this.#closed || this.#accepting) return;
     const pointer = this.release();
-    if (pointer) shim().gy_listener_destroy(pointer);
+    if (pointer) shim().gy_lobby_destroy(pointer);
   }
 }

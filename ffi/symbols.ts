@@ -32,8 +32,10 @@ export const SYMBOLS = {
   // channels
   gy_listener_create: { parameters: ["buffer", "u32", OUT], result: "i32", nonblocking: true },
   gy_listener_port: { parameters: ["pointer"], result: "i32" },
-  gy_listener_accept: { parameters: ["pointer", "u32", OUT], result: "i32", nonblocking: true },
-  gy_listener_destroy: { parameters: ["pointer"], result: "void" },
+  gy_lobby_create: { parameters: ["pointer", OUT], result: "i32" },
+  gy_lobby_accept: { parameters: ["pointer", "u32", OUT], result: "i32", nonblocking: true },
+  gy_lobby_dropped: { parameters: ["pointer"], result: "u64" },
+  gy_lobby_destroy: { parameters: ["pointer"], result: "void" },
   gy_channel_connect: { parameters: ["buffer", "u32", "u32", OUT], result: "i32", nonblocking: true },
   // channel, key, flags, timeout_ms, err, err_bytes
   gy_channel_secure: {

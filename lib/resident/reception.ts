@@ -14,9 +14,13 @@ import type { PrepareOptions } from "../options.ts";
 import { type MessageOf, PROTOCOL_VERSION } from "../wire/messages.ts";
 import { Peer } from "../wire/peer.ts";
 import { formatTicket, newKey } from "../wire/ticket.ts";
+import { StrangerNotes } from "./stranger_notes.ts";
 
-/** Connections that have not yet proved anything; more wait in the kernel's queue. */
-const MAX_STRANGERS = 16;
+/**
+ * Handshakes under way at a time, each on a thread of its own; more wait in the listener's lobby. Who says nothing
+ * never comes so far, and who does not hold the key is found out by its first message.
+ */
+const MAX_HANDSHAKES = 8;
 
 export class Reception implements Disposable {
   readonly ticket: string;
@@ -25,11 +29,11 @@ export class Reception implements Disposable {
   readonly #tls: boolean;
   readonly #listener: Listener;
   readonly #migration: DestinationMigration;
-  readonly #onEvent: (event: GygesEvent) => void;
+  readonly #notes: StrangerNotes;
   readonly #first = Promise.withResolvers<Peer>();
   readonly #timer: ReturnType<typeof setTimeout>;
   #session: string | null = null;
-  #strangers = 0;
+  #handshakes = 0;
 
   private constructor(
     listener: Listener,
@@ -40,7 +44,7 @@ export class Reception implements Disposable {
     this.#tls = options.tls;
     this.#key = newKey();
     this.#migration = options.migration;
-    this.#onEvent = options.onEvent;
+    this.#notes = new StrangerNotes({ silent: () => listener.dropped, onEvent: options.onEvent });
     const { host, tls, name } = options;
     this.ticket = formatTicket({ host, port: listener.port, name, tls, key: this.#key });
     this.#timer = setTimeout(() => this.refuse(expired(options.ticketTtlMs)), options.ticketTtlMs);
@@ -77,6 +81,7 @@ export class Reception implements Disposable {
 
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
+    this.#notes[Symbol.dispose]();
     this.#listener[Symbol.dispose]();
   }
 
@@ -84,12 +89,12 @@ export class Reception implements Disposable {
     try {
       for (let channel = await this.#listener.accept(); channel; channel = await this.#listener.accept()) {
         const stranger = channel;
-        this.#strangers++;
+        this.#handshakes++;
         void this.#greet(stranger).catch((error) => {
           stranger[Symbol.dispose]();
-          this.#onEvent({ type: "note", level: "warning", detail: `A connection was refused: ${wordsOf(error)}` });
-        }).finally(() => this.#strangers--);
-        while (this.#strangers >= MAX_STRANGERS) await new Promise((resolve) => setTimeout(resolve, 10));
+          this.#notes.refused(wordsOf(error));
+        }).finally(() => this.#handshakes--);
+        while (this.#handshakes >= MAX_HANDSHAKES) await new Promise((resolve) => setTimeout(resolve, 10));
       }
     } catch (error) {
       this.#first.reject(error);
