@@ -10,7 +10,7 @@ const FIXED_MS = 2_000;
 
 export function promiseOf(options: MigrateOptions, ramBytes: number): PromiseEvent {
   const { mode, bandwidthBytesPerSecond: rate, precopyTimeoutMs } = options;
-  if (mode === "precopy") return none("pre-copy mode promises no bound: the guest may write faster than the link");
+  if (mode === "precopy") return none("in pre-copy mode the guest may write faster than the link");
   if (!options.prefetch) return none("without prefetch a page moves when the guest touches it, which may be never");
   if (rate === 0) return none("without --bandwidth the speed of the link is not known");
   const copyMs = ramBytes * WIRE_OVERHEAD / rate * 1000;
@@ -27,5 +27,5 @@ export function promiseOf(options: MigrateOptions, ramBytes: number): PromiseEve
 }
 
 function none(detail: string): PromiseEvent {
-  return { type: "promise", total_ns_at_most: null, detail: `no bound on total time: ${detail}` };
+  return { type: "promise", total_ns_at_most: null, detail: `no bound on the total time: ${detail}` };
 }

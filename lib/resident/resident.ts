@@ -45,6 +45,8 @@ export class Resident {
   #destination: DestinationMigration | null = null;
   #cancelWaiting: ((error: GygesError) => void) | null = null;
   #over = false;
+  /** The guest's memory may go at any time: nobody may ask for it any more. */
+  #gone = false;
 
   constructor(name: string, onEvent: (event: GygesEvent) => void) {
     this.#name = name;
@@ -131,7 +133,7 @@ export class Resident {
     await machine.stop(STOP_MS);
     const event = this.#guestEvent(await machine.checkRam());
     this.#onEvent(event);
-    this.#ended.resolve(EXIT.completed);
+    this.#end(EXIT.completed);
     return event;
   }
 
@@ -155,7 +157,7 @@ export class Resident {
       emit(summary);
       this.#over = true;
       // The caller gets its answer before the process goes.
-      setTimeout(() => this.#ended.resolve(EXIT.completed), 50);
+      setTimeout(() => this.#end(EXIT.completed), 50);
       return summary;
     } finally {
       reporting.stop();
@@ -221,7 +223,7 @@ export class Resident {
   }
 
   #snapshot(): Snapshot {
-    const guest = this.#machine ? this.#guest() : null;
+    const guest = this.#machine && !this.#gone ? this.#guest() : null;
     const moving = this.#source ?? this.#destination;
     const totalPages = this.#machine?.ram.pages ?? this.#destination?.machine?.ram.pages ?? 0;
     if (!moving) return { ...IDLE, total_pages: totalPages, present_pages: totalPages, guest };
@@ -254,6 +256,7 @@ export class Resident {
     while (!this.#over) {
       const event = await machine.wait(500);
       if (this.#over) return;
+      if (this.#over) return;
       if (event?.type === "corrupt") {
         const page = machine.report().first_corrupt_page;
         this.#onEvent({ type: "note", level: "warning", detail: `The guest found page ${page} damaged` });
@@ -267,11 +270,17 @@ export class Resident {
         message: `The guest of "${this.#name}" is lost: ${event.text}`,
         guest_location: "lost",
       });
-      this.#ended.resolve(EXIT.guestLost);
+      this.#end(EXIT.guestLost);
     }
   }
 
+  #end(code: ExitCode): void {
+    this.#gone = true;
+    this.#ended.resolve(code);
+  }
+
   get #held(): MicroMachine {
+    if (this.#gone) throw new UsageError(`"${this.#name}" is ending and holds no guest any more`);
     if (!this.#machine) {
       throw new UsageError(`"${this.#name}" holds no guest yet: gyges monitor ${this.#name} shows it`);
     }
