@@ -26,6 +26,14 @@ function text(x: number, y: number, words: string, attributes = ""): string {
   return `<text x="${x}" y="${y}" ${attributes}>${escaped(words)}</text>`;
 }
 
+/** Characters that fit the width, by what sans-serif takes at most; SVG does not break lines by itself. */
+const LINE_CHARS = 120;
+const LINE_HEIGHT = 16;
+
+function linesOf(words: string): string[] {
+  return words.match(new RegExp(`.{1,${LINE_CHARS}}(?:\\s|$)`, "g")) ?? [words];
+}
+
 /** Maps times and shares of full height to the plot. */
 function scales(span: Span) {
   const x = (ms: number) => PLOT.left + (PLOT_WIDTH * (ms - span.fromMs)) / (span.toMs - span.fromMs);
@@ -91,19 +99,24 @@ function panel(result: ScenarioResult, span: Span, linkBytesPerSecond: number): 
 export function svgReport({ results, bandwidthBytesPerSecond, about }: ReportOptions): string {
   const span = commonSpan(results);
   const link = linkScale(results, bandwidthBytesPerSecond);
-  const height = PANEL_HEIGHT * results.length + 60;
-  const panels = results.map((result, i) =>
-    `<g transform="translate(0 ${40 + i * PANEL_HEIGHT})">\n${panel(result, span, link)}\n</g>`
+  const legend = linesOf(
+    `green: the guest's work, 100% is undisturbed; blue: the link, 100% is ${formatRate(link)}; ` +
+      "yellow: pre-copy; red: downtime; pale blue: post-copy",
   );
-  const legend = `green: the guest's work, 100% is undisturbed; blue: the link, 100% is ${formatRate(link)}; ` +
-    "yellow: pre-copy; red: downtime; pale blue: post-copy";
+  const footer = linesOf(about);
+  const top = 24 + legend.length * LINE_HEIGHT;
+  const bottom = top + PANEL_HEIGHT * results.length + 10;
+  const height = bottom + footer.length * LINE_HEIGHT + 10;
+  const panels = results.map((result, i) =>
+    `<g transform="translate(0 ${top + i * PANEL_HEIGHT})">\n${panel(result, span, link)}\n</g>`
+  );
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="sans-serif" font-size="12">`,
     "<style>.title { font-weight: bold } .mark { text-anchor: middle; fill: #555 }</style>",
     `<rect width="${WIDTH}" height="${height}" fill="#fff"/>`,
-    text(PLOT.left, 20, legend),
+    ...legend.map((line, i) => text(PLOT.left, 20 + i * LINE_HEIGHT, line)),
     ...panels,
-    text(PLOT.left, height - 10, about, 'fill="#555"'),
+    ...footer.map((line, i) => text(PLOT.left, bottom + i * LINE_HEIGHT, line, 'fill="#555"')),
     "</svg>",
   ].join("\n");
 }
