@@ -55,3 +55,21 @@ export async function* readLines(reader: ByteReader, maxBytes: number = MAX_LINE
   }
   if (length > 0) yield decoder.decode(joined(parts, length));
 }
+
+/** A stream's reader as readLines() wants it. */
+export function byteReader(reader: ReadableStreamDefaultReader<Uint8Array>): ByteReader {
+  let rest = new Uint8Array(0);
+  return {
+    async read(into: Uint8Array): Promise<number | null> {
+      if (rest.length === 0) {
+        const { value, done } = await reader.read();
+        if (done) return null;
+        rest = new Uint8Array(value);
+      }
+      const n = Math.min(into.length, rest.length);
+      into.set(rest.subarray(0, n));
+      rest = rest.subarray(n);
+      return n;
+    },
+  };
+}

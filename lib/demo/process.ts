@@ -1,6 +1,6 @@
 /** A `gyges ... --json` of our own as a child: its events as they come, its end, and its certain end. */
 import { fromErrorEvent } from "../control/error_event.ts";
-import { readLines } from "../control/lines.ts";
+import { byteReader, readLines } from "../control/lines.ts";
 import type { GygesEvent } from "../events.ts";
 import { selfCommand } from "../host/self.ts";
 import { parseEvent } from "../monitor/summary.ts";
@@ -103,22 +103,4 @@ export class GygesChild implements AsyncDisposable {
 
 function isOf<T extends GygesEvent["type"]>(event: GygesEvent, type: T): event is Extract<GygesEvent, { type: T }> {
   return event.type === type;
-}
-
-/** A stream's reader as readLines() wants it. */
-function byteReader(reader: ReadableStreamDefaultReader<Uint8Array>) {
-  let rest = new Uint8Array(0);
-  return {
-    async read(into: Uint8Array): Promise<number | null> {
-      if (rest.length === 0) {
-        const { value, done } = await reader.read();
-        if (done) return null;
-        rest = new Uint8Array(value);
-      }
-      const n = Math.min(into.length, rest.length);
-      into.set(rest.subarray(0, n));
-      rest = rest.subarray(n);
-      return n;
-    },
-  };
 }

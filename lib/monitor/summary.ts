@@ -23,7 +23,7 @@ const amount = v.pipe(v.number(), v.minValue(0));
 const mode = v.picklist(["hybrid", "full", "precopy"]);
 const location = v.picklist(["here", "source", "destination", "destination-incomplete", "lost", "none", "unknown"]);
 const sourceStates = ["setup", "precopy", "stopped", "handover", "serving", "completed", "failed", "paused"] as const;
-const destinationStates = [
+export const destinationStates = [
   "listening",
   "preparing",
   "precopy",

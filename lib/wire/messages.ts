@@ -25,23 +25,11 @@
  * source comes back, reads in `welcome` whether its `run` was heard, and says it again if it was not.
  */
 import * as v from "valibot";
-import type { DestinationState } from "../events.ts";
-import { summarySchema } from "../monitor/summary.ts";
+import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
 export const PROTOCOL_VERSION = 1;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
-
-const DESTINATION_STATES = [
-  "listening",
-  "preparing",
-  "precopy",
-  "loading",
-  "running",
-  "completed",
-  "failed",
-  "paused",
-] as const satisfies DestinationState[];
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(0));
 const name = v.pipe(v.string(), v.maxLength(256));
@@ -84,7 +72,7 @@ export const messageSchema = v.variant("type", [
     role: v.picklist(["control", "demand", "prefetch"]),
     session: v.exactOptional(name),
   }),
-  v.object({ type: v.literal("welcome"), session: name, name, state: v.picklist(DESTINATION_STATES) }),
+  v.object({ type: v.literal("welcome"), session: name, name, state: v.picklist(destinationStates) }),
   v.object({ type: v.literal("refused"), field: name, ours: words, theirs: words, message: words }),
   v.object({
     type: v.literal("offer"),

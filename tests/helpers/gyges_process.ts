@@ -1,5 +1,5 @@
 /** A running `gyges ... --json`: its lines as typed events, its end, and its certain end. */
-import { readLines } from "../../lib/control/lines.ts";
+import { byteReader, readLines } from "../../lib/control/lines.ts";
 import type { GygesEvent, StateEvent } from "../../lib/events.ts";
 import { parseEvent } from "../../lib/monitor/summary.ts";
 
@@ -162,22 +162,4 @@ export class GygesProcess implements AsyncDisposable {
 
 function isOf<T extends GygesEvent["type"]>(event: GygesEvent, type: T): event is EventOf<T> {
   return event.type === type;
-}
-
-/** A stream's reader as readLines() wants it. */
-function byteReader(reader: ReadableStreamDefaultReader<Uint8Array>) {
-  let rest = new Uint8Array(0);
-  return {
-    async read(into: Uint8Array): Promise<number | null> {
-      if (rest.length === 0) {
-        const { value, done } = await reader.read();
-        if (done) return null;
-        rest = new Uint8Array(value);
-      }
-      const n = Math.min(into.length, rest.length);
-      into.set(rest.subarray(0, n));
-      rest = rest.subarray(n);
-      return n;
-    },
-  };
 }

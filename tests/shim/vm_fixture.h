@@ -4,13 +4,10 @@
 #define VM_FIXTURE_H
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "clock.h"
 #include "guest/guest_abi.h"
 #include "gyges.h"
@@ -21,33 +18,6 @@
 #define MIB (1ull << 20)
 #define RAM_BYTES (32 * MIB)
 #define SLOW_MS 60000u		/* only a hang takes so long, even under a sanitizer on a busy host */
-
-#define CHECK(cond) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond); \
-			exit(1); \
-		} \
-	} while (0)
-
-/* Shows both values when they differ. */
-#define CHECK_EQUAL(have, want) \
-	do { \
-		int64_t have_ = (int64_t)(have), want_ = (int64_t)(want); \
-		if (have_ != want_) { \
-			fprintf(stderr, "%s:%d: %s is %" PRId64 ", must be %" PRId64 "\n", __FILE__, __LINE__, #have, \
-				have_, want_); \
-			exit(1); \
-		} \
-	} while (0)
-
-#define CHECK_WORDS(text, part) \
-	do { \
-		if (!strstr(text, part)) { \
-			fprintf(stderr, "%s:%d: \"%s\" must contain \"%s\"\n", __FILE__, __LINE__, text, part); \
-			exit(1); \
-		} \
-	} while (0)
 
 static const struct gy_vm_config uniform_1 = {
 	.vcpus = 1, .workload = GY_WORKLOAD_UNIFORM, .write_per_1024 = 512, .seed = 11,
