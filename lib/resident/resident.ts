@@ -12,7 +12,7 @@ import { SourceMigration } from "../migration/source.ts";
 import { NO_LATENCY } from "../migration/stats.ts";
 import { delay } from "../migration/timing.ts";
 import type { MigrateOptions } from "../options.ts";
-import { parseTicket } from "../wire/ticket.ts";
+import { parseTicket, type Ticket } from "../wire/ticket.ts";
 import { Sampler, type Snapshot } from "./sampler.ts";
 
 const STOP_MS = 2_000;
@@ -47,6 +47,7 @@ export class Resident {
   #over = false;
   /** The guest's memory may go at any time: nobody may ask for it any more. */
   #gone = false;
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(name: string, onEvent: (event: GygesEvent) => void) {
     this.#name = name;
@@ -98,14 +99,25 @@ export class Resident {
     if (this.#source?.cancel(error)) {
       while (this.#source) await pause(20);
     }
-    if (this.#machine && !this.#source) await this.#stopGuest();
+    if (!this.#machine || this.#source) return;
+    try {
+      await this.#stopGuest();
+    } catch (error) {
+      // It was stopped just before, or it does not stop; nobody waits for this to be told in another way.
+      const detail = error instanceof Error ? error.message : String(error);
+      if (!this.#over) this.#onEvent({ type: "note", level: "warning", detail });
+    }
   }
 
   // ---- what the control socket may ask ----
 
   async #status(verify: boolean): Promise<GuestEvent> {
-    const machine = this.#held;
     if (!verify) return this.#guestEvent();
+    return await this.#inTurn(() => this.#verify());
+  }
+
+  async #verify(): Promise<GuestEvent> {
+    const machine = this.#held;
     if (this.#source) throw new UsageError(`Cannot verify "${this.#name}" while it moves: ask again when it has`);
     await machine.stop(STOP_MS);
     try {
@@ -115,7 +127,11 @@ export class Resident {
     }
   }
 
-  async #stopGuest(): Promise<GuestEvent | null> {
+  #stopGuest(): Promise<GuestEvent> {
+    return this.#inTurn(() => this.#stopNow());
+  }
+
+  async #stopNow(): Promise<GuestEvent> {
     if (!this.#machine && this.#destination) {
       throw new UsageError(
         `Cannot stop "${this.#name}" as its guest is not whole here: use gyges cancel ${this.#name}`,
@@ -129,8 +145,8 @@ export class Resident {
           : `Cannot stop "${this.#name}" while it moves: use gyges cancel ${this.#name} first`,
       );
     }
-    this.#over = true;
     await machine.stop(STOP_MS);
+    this.#over = true;
     const event = this.#guestEvent(await machine.checkRam());
     this.#onEvent(event);
     this.#end(EXIT.completed);
@@ -138,20 +154,17 @@ export class Resident {
   }
 
   async #migrate(params: v.InferOutput<typeof migrateSchema>, context: HandlerContext): Promise<Summary> {
-    const machine = this.#held;
-    if (this.#source) throw new UsageError(`Cannot move "${this.#name}" as it is being moved already`);
-    const { ticket, ...options } = params;
-    const migrate: MigrateOptions = options;
+    const { ticket, ...migrate } = params;
     const emit = (event: GygesEvent) => {
       this.#onEvent(event);
       context.emit(event);
     };
-    const source = new SourceMigration({ machine, ticket: parseTicket(ticket), migrate, onEvent: emit });
-    this.#source = source;
+    const source = await this.#inTurn(() => Promise.resolve(this.#begin(parseTicket(ticket), migrate, emit)));
     const onGone = () => source.cancel(cancelled(source, "Interrupted", EXIT.interrupted));
     context.signal.addEventListener("abort", onGone, { once: true });
+    // The caller may have gone while this waited for its turn.
+    if (context.signal.aborted) onGone();
     const reporting = this.#report(source, context);
-    machine.resetStall();
     try {
       const summary = await source.run();
       emit(summary);
@@ -165,6 +178,14 @@ export class Resident {
       // A migration that failed after the commit point still holds the guest's pages.
       if (!source.committed) this.#source = null;
     }
+  }
+
+  #begin(ticket: Ticket, migrate: MigrateOptions, onEvent: (event: GygesEvent) => void): SourceMigration {
+    const machine = this.#held;
+    if (this.#source) throw new UsageError(`Cannot move "${this.#name}" as it is being moved already`);
+    machine.resetStall();
+    this.#source = new SourceMigration({ machine, ticket, migrate, onEvent });
+    return this.#source;
   }
 
   #cancel(): Promise<null> {
@@ -198,6 +219,19 @@ export class Resident {
   }
 
   // ---- its own ----
+
+  /**
+   * Whatever stops the guest, or takes it away, waits for the one before it: a check that lets the guest run on when
+   * it is done must not do so when the guest runs elsewhere by then.
+   */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(() => {
+      if (!this.#over) return work();
+      throw new UsageError(`"${this.#name}" is ending: its guest was stopped or has moved away`);
+    });
+    this.#turn = result.catch(() => {});
+    return result;
+  }
 
   #report(source: SourceMigration, context: HandlerContext): { stop: () => void } {
     const sampler = new Sampler(this.#name);
@@ -255,7 +289,6 @@ export class Resident {
   async #watchGuest(machine: MicroMachine): Promise<void> {
     while (!this.#over) {
       const event = await machine.wait(500);
-      if (this.#over) return;
       if (this.#over) return;
       if (event?.type === "corrupt") {
         const page = machine.report().first_corrupt_page;

@@ -1,6 +1,10 @@
 /** Whatever goes wrong before the commit point: the guest runs on at the source, and the code says what happened. */
 import assert from "node:assert/strict";
+import * as v from "valibot";
+import { ControlClient } from "../../lib/control/client.ts";
 import type { ErrorEvent } from "../../lib/events.ts";
+import { MIGRATE_DEFAULTS } from "../../lib/options.ts";
+import { guestSchema } from "../../lib/monitor/summary.ts";
 import { parseTicket } from "../../lib/wire/ticket.ts";
 import { connectTo, FakeDestination, greetedSource, welcome } from "../helpers/fake_end.ts";
 import type { Ended } from "../helpers/gyges_process.ts";
@@ -362,5 +366,38 @@ kvmTest("a name in use is refused with 2, and its owner is not disturbed", async
   await host.start(["vm", "start", "src", "--ram", "64M"]).endedWith(2);
   await host.start(["prepare", "src", "--micro"]).endedWith(2);
   await proveStays(host, source);
+  host.assertEmpty();
+});
+
+kvmTest("a guest that is being verified or stopped is not moved in the middle of it", async (host) => {
+  const source = await startGuest(host, "src", ["--ram", "512M", "--vcpus", "2"]);
+  const destination = await prepare(host, "dst");
+  using client = await ControlClient.connect("src", { base: host.runtimeDir });
+  const { ticket } = destination;
+  const verified = client.call("status", { verify: true });
+  const moved = client.call("migrate", { ticket, ...MIGRATE_DEFAULTS, mode: "full", bandwidthBytesPerSecond: 2e8 });
+  // Until it is awaited, a failure is nobody's.
+  moved.catch(() => {});
+  await verified;
+  await host.sampleUntil("src", ({ state }) => state === "serving");
+  const { guest } = await host.sample("src");
+  await pause(200);
+  const later = await host.sample("src");
+  assert.equal(later.state, "serving");
+  assert.equal(later.guest?.verified_pages, guest?.verified_pages, "the guest runs in two places");
+  await moved;
+  await source.process.endedWith(0);
+  await destination.process.waitFor("summary");
+  await proveGuest(host, destination);
+  host.assertEmpty();
+});
+
+kvmTest("Ctrl-C while the guest is being stopped ends in order", async (host) => {
+  const source = await startGuest(host, "src", ["--ram", "512M", "--write-ratio", "1"]);
+  using client = await ControlClient.connect("src", { base: host.runtimeDir });
+  const stopped = client.call("stop");
+  source.process.signal("SIGINT");
+  proveReport(v.parse(guestSchema, await stopped));
+  await source.process.endedWith(0);
   host.assertEmpty();
 });
