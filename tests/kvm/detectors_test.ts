@@ -32,7 +32,7 @@ const SLOWEST = ["--rate", "1"];
 const BY_GUEST: Damage[] = [
   { fault: "zero-page", side: "destination", vm: FAST, migrate: FULL },
   { fault: "swap-pages", side: "destination", vm: FAST, migrate: FULL },
-  { fault: "stale-page", side: "destination", vm: FAST, migrate: HYBRID },
+  { fault: "stale-page", side: "destination", vm: STEADY, migrate: CONVERGING },
   { fault: "skip-dirty", side: "source", vm: STEADY, migrate: CONVERGING },
 ];
 
