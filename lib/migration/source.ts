@@ -233,18 +233,19 @@ export class SourceMigration {
     payload.set(state);
     payload.set(set, state.length);
     await this.#connected.send({ type: "handover", state_bytes: state.length }, payload);
-    const { message } = await this.#connected.expect("loaded", DEADLINE_MS.answer);
+    const { message } = await this.#connected.expect("loaded", DEADLINE_MS.handover);
     this.#stats = { ...this.#stats, missing_pages: message.missing_pages };
   }
 
   /** Everything back as it was; the guest runs here. Returns the error to throw. */
   async #rollBack(error: unknown): Promise<GygesError> {
     const phase = this.state;
+    // First of all: telling a destination that is gone may take seconds, and it cannot run the guest without our run.
+    if (!this.#machine.running) this.#machine.run();
+    if (this.#tracking) await this.#machine.dirtyStop();
     await this.#peer?.send({ type: "failed", message: "the source gave up" }).catch(() => {});
     this.#peer?.[Symbol.dispose]();
     await this.#source?.[Symbol.asyncDispose]();
-    if (this.#tracking) await this.#machine.dirtyStop();
-    if (!this.#machine.running) this.#machine.run();
     const cause = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
     this.#states.to("failed", "the guest runs here");
     if (cause instanceof HandshakeError || cause instanceof MigrationError) return cause;
