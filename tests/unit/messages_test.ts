@@ -1,0 +1,104 @@
+import assert from "node:assert/strict";
+import * as v from "valibot";
+import { NO_STATS } from "../../lib/migration/stats.ts";
+import { makeSummary } from "../../lib/migration/stats.ts";
+import { type Message, messageSchema } from "../../lib/wire/messages.ts";
+
+const SUMMARY = makeSummary({
+  mode: "full",
+  tls: true,
+  ramBytes: 1 << 28,
+  pageBytes: 4096,
+  totalMs: 12.5,
+  downtimeMs: 1.25,
+  precopyMs: 0,
+  precopyRounds: 0,
+  stats: NO_STATS,
+  guest: { corrupt: 0, verified_pages: 7, largest_stall_ns: 9 },
+});
+
+/** One of each kind: a kind without an example does not compile. */
+const EXAMPLES: { [T in Message["type"]]: Extract<Message, { type: T }> } = {
+  hello: { type: "hello", protocol: 1, role: "control" },
+  welcome: { type: "welcome", session: "s", name: "dst", state: "listening" },
+  refused: { type: "refused", field: "ticket", ours: "used", theirs: "used again", message: "words" },
+  offer: {
+    type: "offer",
+    mode: "hybrid",
+    pager: "user",
+    machine: {
+      kind: "micro",
+      ram_bytes: 1 << 28,
+      page_bytes: 4096,
+      vcpus: 2,
+      irqchip: false,
+      workload: "zipf",
+      write_per_1024: 512,
+      working_set_bytes: 0,
+      rate_pages_per_s: 0,
+      seed: "18446744073709551615",
+    },
+    bandwidth_bytes_per_s: 125_000_000,
+    prefetch: true,
+    prefetch_connections: 2,
+  },
+  accepted: { type: "accepted" },
+  round: { type: "round", round: 1, deadline_ms: 1000 },
+  end_round: { type: "end_round" },
+  round_done: { type: "round_done", round: 1, left_pages: 0, stats: NO_STATS },
+  discard: { type: "discard" },
+  discarded: { type: "discarded", wanted_pages: 3 },
+  handover: { type: "handover", state_bytes: 9000 },
+  loaded: { type: "loaded", missing_pages: 3 },
+  run: { type: "run" },
+  running: { type: "running" },
+  progress: { type: "progress", stats: NO_STATS },
+  complete: { type: "complete", stats: NO_STATS, guest: { corrupt: 0, verified_pages: 1, largest_stall_ns: 2 } },
+  finished: { type: "finished", summary: SUMMARY },
+  failed: { type: "failed", message: "words" },
+};
+
+function fits(value: unknown): boolean {
+  return v.safeParse(messageSchema, value).success;
+}
+
+for (const [type, example] of Object.entries(EXAMPLES)) {
+  Deno.test(`a "${type}" message is read back as it was sent, and refused with any of its parts missing or wrong`, () => {
+    const sent: unknown = JSON.parse(JSON.stringify(example));
+    assert.deepEqual(v.parse(messageSchema, sent), example);
+    for (const key of Object.keys(example)) {
+      const without = { ...example, [key]: undefined };
+      assert.ok(!fits(JSON.parse(JSON.stringify(without))), `without ${key}`);
+      for (const wrong of [null, [], { a: 1 }, -1, 1.5, "x".repeat(5000), true]) {
+        if (typeof wrong === typeof example[key as keyof typeof example] && typeof wrong === "boolean") continue;
+        assert.ok(!fits({ ...example, [key]: wrong }), `${key} = ${JSON.stringify(wrong)}`.slice(0, 80));
+      }
+    }
+  });
+}
+
+Deno.test("messages of no known kind, and values that are no messages, are refused", () => {
+  for (const value of [null, 0, "run", [], {}, { type: "RUN" }, { type: "resume" }, [EXAMPLES.run]]) {
+    assert.ok(!fits(value), JSON.stringify(value));
+  }
+});
+
+Deno.test("an offer with a machine out of bounds is refused", () => {
+  const { machine } = EXAMPLES.offer;
+  for (
+    const wrong of [
+      { vcpus: 0 },
+      { vcpus: 9 },
+      { write_per_1024: 1025 },
+      { ram_bytes: -4096 },
+      { ram_bytes: NaN },
+      { ram_bytes: Infinity },
+      { workload: "none" },
+      { seed: "-1" },
+      { seed: "1".repeat(21) },
+      { kind: "qemu" },
+    ]
+  ) {
+    assert.ok(!fits({ ...EXAMPLES.offer, machine: { ...machine, ...wrong } }), JSON.stringify(wrong));
+  }
+});
