@@ -15,6 +15,7 @@ import type { MigrateOptions } from "../options.ts";
 import type { MessageOf, WireStats } from "../wire/messages.ts";
 import type { Peer } from "../wire/peer.ts";
 import type { Ticket } from "../wire/ticket.ts";
+import { GoneWatch, tellGivenUp } from "./farewell.ts";
 import { openAllPages, openControl } from "./link.ts";
 import { decide, type FinishedRound } from "./precopy_policy.ts";
 import { promiseOf } from "./promise.ts";
@@ -54,6 +55,10 @@ export class SourceMigration {
   #downtimeMs = 0;
   #stats: WireStats = NO_STATS;
   #presentPages = 0;
+  /** Pages that the destination lacked at the commit point, and those served until then. */
+  #missingAtCommit = 0;
+  #servedBefore = 0;
+  #lost = false;
 
   constructor(options: SourceOptions) {
     this.#machine = options.machine;
@@ -74,6 +79,11 @@ export class SourceMigration {
   /** The guest belongs to the destination, for good. */
   get committed(): boolean {
     return COMMITTED_SOURCE_STATES.includes(this.state);
+  }
+
+  /** The destination's process has ended with the guest. What is kept here is of no more use. */
+  get lost(): boolean {
+    return this.#lost;
   }
 
   get elapsedMs(): number {
@@ -235,6 +245,8 @@ export class SourceMigration {
     await this.#connected.send({ type: "handover", state_bytes: state.length }, payload);
     const { message } = await this.#connected.expect("loaded", DEADLINE_MS.handover);
     this.#stats = { ...this.#stats, missing_pages: message.missing_pages };
+    this.#missingAtCommit = message.missing_pages;
+    this.#servedBefore = this.#served;
   }
 
   /** Everything back as it was; the guest runs here. Returns the error to throw. */
@@ -245,6 +257,8 @@ export class SourceMigration {
     if (this.#tracking) await this.#machine.dirtyStop();
     await this.#peer?.send({ type: "failed", message: "the source gave up" }).catch(() => {});
     this.#peer?.[Symbol.dispose]();
+    // A cancel closed the connection, a time-out too: a destination that is loaded would wait for us to come back.
+    if (phase === "handover") void tellGivenUp(this.#ticket, this.#session);
     await this.#source?.[Symbol.asyncDispose]();
     const cause = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
     this.#states.to("failed", "the guest runs here");
@@ -323,6 +337,7 @@ export class SourceMigration {
     this.#peer?.[Symbol.dispose]();
     if (this.state !== "paused") this.#states.to("paused", `the link to the destination is lost: ${messageOf(error)}`);
     const deadline = performance.now() + DEADLINE_MS.reconnect;
+    const gone = new GoneWatch();
     let last = error;
     while (performance.now() < deadline) {
       try {
@@ -331,6 +346,7 @@ export class SourceMigration {
         return;
       } catch (retryError) {
         last = retryError;
+        if (gone.saw(retryError) && this.#incomplete) throw this.#loss(retryError);
         await new Promise((resolve) => setTimeout(resolve, DEADLINE_MS.retry));
       }
     }
@@ -356,7 +372,27 @@ export class SourceMigration {
     });
   }
 
+  #loss(cause: unknown): MigrationError {
+    this.#lost = true;
+    return new MigrationError(
+      `The guest is lost: nobody listens at ${this.#ticket.host}:${this.#ticket.port} any more, so the process that ` +
+        "held it has ended, with pages still missing. Start it again; gyges vm stop ends the process here",
+      { phase: "serving", guestLocation: "lost", exitCode: EXIT.guestLost, cause },
+    );
+  }
+
   // ---- small things ----
+
+  /** Pages served over page connections so far. */
+  get #served(): number {
+    const { postcopyPages, zeroPages } = this.#pageSource.stats();
+    return postcopyPages + zeroPages;
+  }
+
+  /** Not every page has left here, so the destination cannot have completed. */
+  get #incomplete(): boolean {
+    return this.#served - this.#servedBefore < this.#missingAtCommit;
+  }
 
   #take(peer: Peer): void {
     this.#peer = peer;

@@ -3,6 +3,7 @@
  * socket, makes the source's side of a migration, and ends when its guest is stopped or has moved away.
  */
 import * as v from "valibot";
+import { toErrorEvent } from "../control/error_event.ts";
 import type { Handler, HandlerContext, Handlers } from "../control/server.ts";
 import { EXIT, type ExitCode, type GuestLocation, GygesError, MigrationError, UsageError } from "../errors.ts";
 import type { GuestEvent, GuestReport, GygesEvent, RamCheck, Sample, Summary } from "../events.ts";
@@ -99,7 +100,7 @@ export class Resident {
     if (this.#source?.cancel(error)) {
       while (this.#source) await pause(20);
     }
-    if (!this.#machine || this.#source) return;
+    if (!this.#machine || (this.#source && !this.#source.lost)) return;
     try {
       await this.#stopGuest();
     } catch (error) {
@@ -138,7 +139,7 @@ export class Resident {
       );
     }
     const machine = this.#held;
-    if (this.#source) {
+    if (this.#source && !this.#source.lost) {
       throw new UsageError(
         this.#source.committed
           ? `Cannot stop "${this.#name}" as its guest runs at the destination and needs pages from here`
@@ -172,6 +173,10 @@ export class Resident {
       // The caller gets its answer before the process goes.
       setTimeout(() => this.#end(EXIT.completed), 50);
       return summary;
+    } catch (error) {
+      // Before the commit point it is the caller's affair; after it, this process has to tell its own operator too.
+      if (source.committed) this.#onEvent(toErrorEvent(error));
+      throw error;
     } finally {
       reporting.stop();
       context.signal.removeEventListener("abort", onGone);
@@ -248,6 +253,8 @@ export class Resident {
   #guest(): GuestReport {
     const location: GuestLocation = !this.#source
       ? "here"
+      : this.#source.lost
+      ? "lost"
       : this.#source.state === "completed"
       ? "destination"
       : this.#source.committed
