@@ -1,6 +1,7 @@
 /** What the command line may ask of the library: one function per command. */
 import * as v from "valibot";
 import { NativeError } from "../ffi/native_error.ts";
+import { askMigration } from "./control/ask_migration.ts";
 import { ControlClient } from "./control/client.ts";
 import { listRunning, RuntimeDir } from "./control/runtime_dir.ts";
 import { ControlServer } from "./control/server.ts";
@@ -75,7 +76,7 @@ export async function migrate(
   const { onEvent, signal, ...params } = options;
   parseTicket(ticket);
   using client = await ControlClient.connect(name);
-  const result = await client.call("migrate", { ticket, ...params }, { onEvent, ...(signal ? { signal } : {}) });
+  const result = await askMigration(client, { params: { ticket, ...params }, onEvent, ...(signal ? { signal } : {}) });
   return v.parse(summarySchema, result);
 }
 
