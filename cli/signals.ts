@@ -4,12 +4,14 @@ import { InterruptedError } from "./exit.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
-/** States in which the guest depends on two processes, so that ending one would hurt it. */
-const DEPENDENT: readonly (SourceState | DestinationState)[] = ["serving", "running", "paused"];
+/** States in which the guest depends on two processes, so that ending one would hurt it, or might. */
+const DEPENDENT: readonly (SourceState | DestinationState)[] = ["loading", "serving", "running", "paused"];
 
 const EXPLANATION = {
   source: "The guest runs at the destination and still needs pages from here, so this goes on until it has them all.",
   destination: "The guest runs here and its memory is still arriving, so this goes on until all of it is here.",
+  doubt: "The guest is loaded here and the source may just be saying that it is to run, so this goes on. Kill this " +
+    "process only if the guest is seen running at the source.",
 };
 
 export interface InterruptsOptions {
@@ -24,7 +26,7 @@ export class Interrupts implements Disposable {
   readonly #controller = new AbortController();
   readonly #options: InterruptsOptions;
   readonly #listener = () => this.interrupt();
-  #dependent: "source" | "destination" | null = null;
+  #dependent: keyof typeof EXPLANATION | null = null;
 
   constructor(options: InterruptsOptions) {
     this.#options = options;
@@ -38,8 +40,11 @@ export class Interrupts implements Disposable {
 
   /** Keeps track of whether the commit point has passed. */
   observe(event: GygesEvent): void {
+    // A guest that is lost depends on nobody any more.
+    if (event.type === "error" && event.guest_location === "lost") this.#dependent = null;
     if (event.type !== "state") return;
-    this.#dependent = DEPENDENT.includes(event.state) ? event.side : null;
+    if (event.state === "loading") this.#dependent = "doubt";
+    else this.#dependent = DEPENDENT.includes(event.state) ? event.side : null;
   }
 
   /** What a signal does; apart for tests. */
