@@ -23,30 +23,51 @@ export interface StartOptions {
   env?: Record<string, string>;
 }
 
+/** A child process, of this machine or of an emulated one. */
+export interface Child {
+  readonly stdout: ReadableStream<Uint8Array>;
+  readonly stderr: ReadableStream<Uint8Array>;
+  readonly status: Promise<{ code: number }>;
+  /** On this machine; none in an emulated one. */
+  readonly pid?: number;
+  kill(signal: Deno.Signal): void;
+}
+
+/** The arguments of a `gyges ... --json`, and the same without its key for messages. */
+export function jsonCommand(args: readonly string[]): { args: string[]; words: string } {
+  return { args: [...args, "--json"], words: `gyges ${args.join(" ").replaceAll(/#[\w-]{43}/g, "#KEY")}` };
+}
+
 export class GygesProcess implements AsyncDisposable {
   readonly words: string;
   readonly events: GygesEvent[] = [];
-  readonly #child: Deno.ChildProcess;
+  readonly #child: Child;
+  readonly #patienceMs: number;
   readonly #done: Promise<Ended>;
   #wake = Promise.withResolvers<void>();
   #stderr = "";
   #running = true;
 
-  constructor(path: string, args: readonly string[], options: StartOptions = {}) {
-    this.words = `gyges ${args.join(" ").replaceAll(/#[\w-]{43}/g, "#KEY")}`;
-    this.#child = new Deno.Command(path, {
-      args: [...args, "--json"],
-      stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
-      ...(options.env && { env: options.env }),
-    }).spawn();
+  /** @param patienceMs how long it is waited for @default 30_000 */
+  constructor(words: string, child: Child, patienceMs: number = PATIENCE_MS) {
+    this.words = words;
+    this.#child = child;
+    this.#patienceMs = patienceMs;
     this.#done = this.#watch();
     // Whoever waits hears of a line that is no event; until then it is nobody's.
     this.#done.catch(() => {});
   }
 
+  /** Starts the file `path` on this machine. */
+  static spawn(path: string, line: readonly string[], { env }: StartOptions = {}): GygesProcess {
+    const { args, words } = jsonCommand(line);
+    const streams = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
+    return new GygesProcess(words, new Deno.Command(path, { args, ...streams, ...(env && { env }) }).spawn());
+  }
+
+  /** Throws if it is not on this machine. */
   get pid(): number {
+    if (this.#child.pid === undefined) throw new Error(`"${this.words}" is not a process of this machine`);
     return this.#child.pid;
   }
 
@@ -60,7 +81,7 @@ export class GygesProcess implements AsyncDisposable {
     fits: (event: EventOf<T>) => boolean = () => true,
   ): Promise<EventOf<T>> {
     const what = `an event "${type}"`;
-    const deadline = performance.now() + PATIENCE_MS;
+    const deadline = performance.now() + this.#patienceMs;
     for (let seen = 0;;) {
       const { promise } = this.#wake;
       for (; seen < this.events.length; seen++) {
@@ -86,12 +107,12 @@ export class GygesProcess implements AsyncDisposable {
   }
 
   /** Waits for its end, whatever its code. */
-  ended(patienceMs: number = PATIENCE_MS): Promise<Ended> {
+  ended(patienceMs: number = this.#patienceMs): Promise<Ended> {
     return this.#inTime(this.#done, patienceMs, "its end");
   }
 
   /** Waits for its end; throws with all that it said unless its code is `code`. */
-  async endedWith(code: number, patienceMs: number = PATIENCE_MS): Promise<Ended> {
+  async endedWith(code: number, patienceMs: number = this.#patienceMs): Promise<Ended> {
     const ended = await this.ended(patienceMs);
     if (ended.code !== code) throw this.#failure(`ended with code ${ended.code}, and ${code} was expected`);
     return ended;

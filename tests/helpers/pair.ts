@@ -1,8 +1,16 @@
 /** A guest, a destination for it, and the move from one to the other. */
 import assert from "node:assert/strict";
-import type { GuestEvent, Summary } from "../../lib/events.ts";
+import type { GuestEvent, GuestReport, Sample, Summary } from "../../lib/events.ts";
 import type { Ended, GygesProcess, StartOptions } from "./gyges_process.ts";
-import type { Host } from "./host.ts";
+
+/** Where guests are held: this machine, or an emulated one. */
+export interface GuestHost {
+  /** Starts `gyges ...args --json`. */
+  start(args: readonly string[], options?: StartOptions): GygesProcess;
+  guest(name: string): Promise<GuestReport>;
+  guestUntil(name: string, fits: (guest: GuestReport) => boolean): Promise<GuestReport>;
+  sample(name: string): Promise<Sample>;
+}
 
 /** A process that holds, or is to hold, a guest. */
 export interface Holder {
@@ -24,7 +32,7 @@ export interface Moved {
 
 /** Starts a guest and waits until it works on its pages. */
 export async function startGuest(
-  host: Host,
+  host: GuestHost,
   name: string,
   args: readonly string[] = [],
   options: StartOptions = {},
@@ -38,7 +46,7 @@ export async function startGuest(
 
 /** Makes a destination and waits for its ticket. */
 export async function prepare(
-  host: Host,
+  host: GuestHost,
   name: string,
   args: readonly string[] = [],
   options: StartOptions = {},
@@ -50,7 +58,7 @@ export async function prepare(
 
 /** Starts to move the guest of `source`. */
 export function startMove(
-  host: Host,
+  host: GuestHost,
   source: Holder,
   ticket: string,
   args: readonly string[] = [],
@@ -60,7 +68,7 @@ export function startMove(
 
 /** Moves the guest of `source` to the end. */
 export async function move(
-  host: Host,
+  host: GuestHost,
   source: Holder,
   destination: Destination,
   args: readonly string[] = [],
@@ -78,7 +86,7 @@ export async function finished(source: Holder, destination: Destination, migrate
 }
 
 /** Stops the guest for good; the last look at its memory. */
-export async function stopGuest(host: Host, holder: Holder, code = 0): Promise<GuestEvent> {
+export async function stopGuest(host: GuestHost, holder: Holder, code = 0): Promise<GuestEvent> {
   const { events } = await host.start(["vm", "stop", holder.name]).endedWith(code);
   const [event] = events;
   assert.ok(event?.type === "guest", "vm stop printed no guest");

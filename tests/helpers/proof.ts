@@ -1,8 +1,7 @@
 /** What must hold after every migration, however it was made. */
 import assert from "node:assert/strict";
 import type { GuestEvent, GygesEvent, Summary } from "../../lib/events.ts";
-import type { Host } from "./host.ts";
-import { type Holder, type Moved, stopGuest } from "./pair.ts";
+import { type GuestHost, type Holder, type Moved, stopGuest } from "./pair.ts";
 
 /** The account that both sides give of a migration, and what each of its figures must be. */
 export function proveSummary(moved: Moved): void {
@@ -48,7 +47,7 @@ export function proveSourceStill(moved: Moved): void {
 }
 
 /** The guest works on where `holder` is, then its memory is proved whole, and nothing is left. */
-export async function proveGuest(host: Host, holder: Holder): Promise<GuestEvent> {
+export async function proveGuest(host: GuestHost, holder: Holder): Promise<GuestEvent> {
   const before = await host.guest(holder.name);
   await host.guestUntil(holder.name, ({ verified_pages }) => verified_pages > before.verified_pages + 100);
   const { missing_pages } = await host.sample(holder.name);

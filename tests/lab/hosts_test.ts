@@ -1,0 +1,115 @@
+/** The lab itself: two hosts of either kernel, their network, soft-RoCE and KVM, and that trouble in them is seen. */
+import assert from "node:assert/strict";
+import { exists } from "./cache.ts";
+import { troubleIn } from "./kernel_log.ts";
+import { KERNELS, Lab, type LabHost, labTest } from "./lab.ts";
+
+const BOOT_LIMIT_MS = 60_000;
+/** Enough for reads and writes that a page-sized packet does not hold. */
+const RPING = "-C 20 -S 12000 -V";
+
+async function proveCommands(host: LabHost): Promise<void> {
+  assert.deepEqual(await host.run("echo out; echo err >&2; exit 7"), { code: 7, stdout: "out\n", stderr: "err\n" });
+  assert.equal((await host.run("kill -9 $$")).code, 137);
+  const { stdout } = await host.run("yes | head -c 1000000");
+  assert.equal(stdout.length, 1_000_000);
+  const file = host.file("/tmp/it's here");
+  await file.write("x".repeat(300_000));
+  assert.equal((await file.read()).length, 300_000);
+  await assert.rejects(host.run("echo before; sleep 60", { timeoutMs: 1_000 }), /not done after 1000 ms: before/);
+  const background = host.start("echo started; sleep 60");
+  const reader = background.stdout.getReader();
+  assert.equal(new TextDecoder().decode((await reader.read()).value), "started\n");
+  background.kill("SIGTERM");
+  assert.equal((await background.status).code, 143);
+  await reader.cancel();
+}
+
+/** The server compares what it READ with what the client WRITEs back. */
+async function proveRdma(lab: Lab): Promise<void> {
+  const [server, client] = [lab.host(1), lab.host(2)];
+  assert.match(await server.ask("ibv_devinfo -d rxe0"), /active_mtu:\s+4096/);
+  const serving = server.run(`timeout 50 rping -s -a ${server.address} ${RPING}`);
+  const asking = `rping -c -a ${server.address} ${RPING} -v`;
+  // A server that is not up yet refuses.
+  const said = await client.ask(`for i in 1 2 3 4 5 6 7 8 9; do timeout 40 ${asking} && exit; sleep 0.3; done; exit 1`);
+  assert.equal(said.match(/^ping data: /gm)?.length, 20, said);
+  const { code, stderr } = await serving;
+  assert.deepEqual([code, stderr.replace(/.*DISCONNECT EVENT.*\n|.*wait for RDMA_READ_ADV.*\n/g, "")], [0, ""]);
+}
+
+async function proveDoctor(host: LabHost): Promise<void> {
+  const said = await host.ask("gyges doctor", { timeoutMs: 120_000 });
+  for (const check of ["kvm", "userfaultfd", "tls"]) assert.match(said, new RegExp(`^ok +${check}:`, "m"));
+}
+
+for (const kernel of KERNELS) {
+  labTest(
+    "two hosts run commands, reach each other by RDMA, and can hold guests",
+    { kernel, rdma: true },
+    async (lab) => {
+      console.log(`lab: two hosts of ${kernel} up after ${(lab.bootMs / 1000).toFixed(1)} s`);
+      assert.ok(lab.bootMs < BOOT_LIMIT_MS);
+      for (const host of lab.hosts) {
+        assert.match(await host.ask("uname -r"), new RegExp(`^${kernel.replace(".", "\\.")}\\.`));
+        assert.equal(await host.ask("cat /sys/class/net/eth0/mtu"), "9000\n");
+        assert.match(await host.ask("rdma link show"), /rxe0\/1 state ACTIVE/);
+        await proveCommands(host);
+      }
+      await proveRdma(lab);
+      await Promise.all(lab.hosts.map(proveDoctor));
+    },
+  );
+}
+
+labTest("a cut link carries nothing until it is healed", { kernel: "6.1" }, async (lab) => {
+  const ping = `busybox ping -c 1 -w 3 ${lab.host(2).address}`;
+  await lab.host(1).ask(ping);
+  await lab.cut();
+  assert.notEqual((await lab.host(1).run(ping)).code, 0);
+  await lab.heal();
+  await lab.host(1).ask(ping);
+  await lab.kill(lab.host(2));
+  assert.notEqual((await lab.host(1).run(ping)).code, 0);
+  assert.equal((await lab.host(2).run("true")).code, 137);
+});
+
+Deno.test("a warning in a host's kernel log fails the test, and nothing of the lab is left", async () => {
+  const lab = await Lab.boot({ kernel: "6.12", hosts: 1 });
+  const background = lab.host(1).start("sleep 600");
+  await lab.host(1).ask("echo '<4>WARNING: made up by a test' >/dev/kmsg");
+  await assert.rejects(lab[Symbol.asyncDispose](), /host1: WARNING: made up by a test/);
+  assert.equal((await background.status).code, 137);
+  assert.ok(!exists(`/proc/${lab.host(1).pid}`), "QEMU still runs");
+  assert.ok(!exists(lab.folder), "its folder is left");
+  assert.ok(lab.keptLogs && exists(`${lab.keptLogs}/host1.console`), "its console is not kept");
+  await Deno.remove(lab.keptLogs, { recursive: true });
+});
+
+Deno.test("a host that dies by itself fails the test", async () => {
+  const lab = await Lab.boot({ kernel: "6.1", hosts: 1 });
+  lab.host(1).start("echo c >/proc/sysrq-trigger");
+  await lab.host(1).ended();
+  await assert.rejects(lab[Symbol.asyncDispose](), /host1: it died by itself\nhost1: .*Kernel panic/s);
+  assert.ok(lab.keptLogs);
+  await Deno.remove(lab.keptLogs, { recursive: true });
+});
+
+Deno.test("troubleIn() finds what a kernel says when it is not well, and nothing else", () => {
+  const bad = [
+    "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+    "WARNING: CPU: 0 PID: 77 at mm/filemap.c:155",
+    "Oops: 0002 [#1] PREEMPT SMP NOPTI",
+    "INFO: task vcpu:99 blocked for more than 120 seconds.",
+    "refcount_t: underflow; use-after-free.",
+    "rcu: INFO: rcu_preempt self-detected stall on CPU",
+    "WARNING: possible circular locking dependency detected",
+    "BUG: KASAN: slab-out-of-bounds in gyges_fault+0x1/0x2",
+  ];
+  const good = [
+    "rcu: \tRCU CPU stall warnings timeout set to 60",
+    "rdma_rxe: loaded",
+    "kvm: Nested Virtualization enabled",
+  ];
+  assert.deepEqual(troubleIn([...good, ...bad, ...good].join("\n")), bad);
+});

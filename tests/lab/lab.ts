@@ -1,0 +1,156 @@
+/**
+ * The lab: one or two emulated hosts with Debian's kernels, nested KVM and soft-RoCE, and the build machine's own programs
+ * in them. `await using lab = await Lab.boot({ kernel: "6.1", hosts: 2 })`; at its end the hosts' kernel logs are read,
+ * and anything in them that a healthy kernel does not say fails the test.
+ */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { addressOf, LabHost } from "./host.ts";
+import { image } from "./image.ts";
+import type { KernelVersion } from "./packages.ts";
+
+export type { LabHost, RunResult } from "./host.ts";
+export type { KernelVersion } from "./packages.ts";
+
+/** Every kernel that there is a lab for. */
+export const KERNELS: readonly KernelVersion[] = ["6.1", "6.12"];
+
+export interface LabOptions {
+  kernel: KernelVersion;
+  /** @default 2 */
+  hosts?: 1 | 2;
+  /** A soft-RoCE device rxe0 in each host. @default false */
+  rdma?: boolean;
+  /** Modules to load, in order, by their paths on the build machine. @default none */
+  modules?: readonly string[];
+  /** Of each host; more than one only for tests that need them: wake-ups across vCPUs can be slow. @default 1 */
+  vcpus?: number;
+  /** Of each host. @default "1G" */
+  memory?: string;
+}
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+/** Where the consoles of failed runs are kept. */
+const LOGS = join(ROOT, ".cache/lab-logs");
+
+export class Lab implements AsyncDisposable {
+  readonly hosts: readonly LabHost[];
+  /** From QEMU's start until the last host took commands. */
+  readonly bootMs: number;
+  /** For as long as it lives: sockets, consoles, what the hosts see as /run/lab/share. */
+  readonly folder: string;
+  /** Where the consoles are after its end, if it failed. */
+  keptLogs: string | null = null;
+  #failed = false;
+
+  private constructor(hosts: readonly LabHost[], folder: string, bootMs: number) {
+    this.hosts = hosts;
+    this.folder = folder;
+    this.bootMs = bootMs;
+  }
+
+  static async boot(options: LabOptions): Promise<Lab> {
+    const { kernel, hosts: count = 2, rdma = false, modules = [], vcpus = 1, memory = "1G" } = options;
+    const made = await image(kernel);
+    const folder = await Deno.makeTempDir({ prefix: "gyges-lab-" });
+    const share = join(folder, "share");
+    await Deno.mkdir(share);
+    // A copy, since a build may replace it under a running test.
+    await Deno.copyFile(join(ROOT, "dist/gyges"), join(share, "gyges"));
+    const start = performance.now();
+    const hosts: LabHost[] = [];
+    try {
+      for (let number = 1; number <= count; number++) {
+        const console = join(folder, `host${number}.console`);
+        const segment = `stream,id=n0,server=${number === 1 ? "on" : "off"},addr.type=unix,addr.path=${folder}/segment`;
+        const netdev = count > 1 ? { netdev: segment } : {};
+        hosts.push(await LabHost.start({ number, image: made, folder, share, console, vcpus, memory, ...netdev }));
+      }
+      await Promise.all(hosts.map((host) => host.booted()));
+    } catch (error) {
+      for (const host of hosts) await host.dispose();
+      const kept = await keepLogs(folder);
+      throw new Error(`The lab did not come up; consoles are in ${kept}`, { cause: error });
+    }
+    const lab = new Lab(hosts, folder, performance.now() - start);
+    try {
+      if (count > 1) await lab.#meet();
+      for (const host of hosts) {
+        if (rdma) await host.addRdma();
+        await host.load(modules);
+      }
+      return lab;
+    } catch (error) {
+      lab.fail();
+      await lab[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Host `number`, from 1. */
+  host(number: 1 | 2): LabHost {
+    const host = this.hosts[number - 1];
+    assert.ok(host, `the lab has no host ${number}`);
+    return host;
+  }
+
+  /** Cuts the link between the hosts: what is sent is lost, and both see it. */
+  async cut(): Promise<void> {
+    for (const host of this.hosts) await host.setLink(false);
+  }
+
+  async heal(): Promise<void> {
+    for (const host of this.hosts) await host.setLink(true);
+  }
+
+  /** The sudden death of a host. */
+  async kill(host: LabHost): Promise<void> {
+    await host.kill();
+  }
+
+  /** Says that the test has failed, so that the consoles are kept. */
+  fail(): void {
+    this.#failed = true;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const trouble = (await Promise.all(this.hosts.map((host) => host.dispose()))).flat();
+    if (this.#failed || trouble.length > 0) {
+      this.keptLogs = await keepLogs(this.folder);
+      console.log(`lab: consoles are kept in ${this.keptLogs}`);
+    } else {
+      await Deno.remove(this.folder, { recursive: true });
+    }
+    if (trouble.length > 0) throw new Error(`The lab's hosts are not well:\n${trouble.join("\n")}`);
+  }
+
+  /** The first packet each way takes ARP with it; tests begin after that. */
+  async #meet(): Promise<void> {
+    await this.host(1).ask(`busybox ping -c 1 -w 20 ${addressOf(2)}`);
+  }
+}
+
+/** Moves the consoles of the lab in `folder` to where they stay, and removes the rest. */
+async function keepLogs(folder: string): Promise<string> {
+  const into = join(LOGS, `${new Date().toISOString().replaceAll(":", "-")}-${Deno.pid}`);
+  await Deno.mkdir(into, { recursive: true });
+  for await (const { name } of Deno.readDir(folder)) {
+    if (name.endsWith(".console")) await Deno.copyFile(join(folder, name), join(into, name));
+  }
+  await Deno.remove(folder, { recursive: true });
+  return into;
+}
+
+/** A test with a lab of its own; the consoles of a failed one are kept. */
+export function labTest(name: string, options: LabOptions, body: (lab: Lab) => Promise<void>): void {
+  Deno.test(`${options.kernel}: ${name}`, async () => {
+    await using lab = await Lab.boot(options);
+    try {
+      await body(lab);
+    } catch (error) {
+      lab.fail();
+      throw error;
+    }
+  });
+}
