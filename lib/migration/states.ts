@@ -7,7 +7,7 @@ export const SOURCE_TRANSITIONS: Table<SourceState> = {
   setup: ["precopy", "stopped", "failed"],
   precopy: ["stopped", "failed"],
   stopped: ["handover", "failed"],
-  handover: ["serving", "paused", "failed"],
+  handover: ["serving", "failed"],
   // From here the guest belongs to the destination: no way leads to "failed", which means that the guest runs here.
   serving: ["completed", "paused"],
   paused: ["serving", "completed"],

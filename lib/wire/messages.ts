@@ -31,7 +31,10 @@ export const PROTOCOL_VERSION = 1;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 
-const count = v.pipe(v.number(), v.integer(), v.minValue(0));
+// Safe: a number that was rounded on its way says nothing.
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+/** Crosses into C as a u32. */
+const milliseconds = v.pipe(count, v.maxValue(0xffff_ffff));
 const name = v.pipe(v.string(), v.maxLength(256));
 const words = v.pipe(v.string(), v.maxLength(4096));
 
@@ -84,7 +87,7 @@ export const messageSchema = v.variant("type", [
     prefetch_connections: v.pipe(count, v.minValue(1), v.maxValue(16)),
   }),
   v.object({ type: v.literal("accepted") }),
-  v.object({ type: v.literal("round"), round: count, deadline_ms: count }),
+  v.object({ type: v.literal("round"), round: count, deadline_ms: milliseconds }),
   v.object({ type: v.literal("end_round") }),
   v.object({ type: v.literal("round_done"), round: count, left_pages: count, stats: statsSchema }),
   v.object({ type: v.literal("discard") }),

@@ -102,3 +102,27 @@ Deno.test("an offer with a machine out of bounds is refused", () => {
     assert.ok(!fits({ ...EXAMPLES.offer, machine: { ...machine, ...wrong } }), JSON.stringify(wrong));
   }
 });
+
+/** `value` with each of its numbers in turn replaced by `wrong`. */
+function* withNumber(value: unknown, wrong: number): Generator<unknown> {
+  if (typeof value === "number") yield wrong;
+  if (typeof value !== "object" || value === null) return;
+  for (const [key, inner] of Object.entries(value)) {
+    for (const damaged of withNumber(inner, wrong)) yield { ...value, [key]: damaged };
+  }
+}
+
+Deno.test("a number that is none, or too large to have come whole, is refused wherever it stands", () => {
+  let refused = 0;
+  for (const [type, example] of Object.entries(EXAMPLES)) {
+    // The summary has times with fractions and rules of its own.
+    if (type === "finished") continue;
+    for (const wrong of [NaN, Infinity, 2 ** 53, 1e300, -1, 0.5]) {
+      for (const damaged of withNumber(example, wrong)) {
+        assert.ok(!fits(damaged), JSON.stringify(damaged));
+        refused++;
+      }
+    }
+  }
+  assert.ok(refused > 200, `${refused}`);
+});
