@@ -6,6 +6,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # Debian packages that the build needs; npm only if there is none (it fetches Deno).
 PACKAGES=(gcc make libc6-dev libssl-dev libzstd-dev zstd)
 
+# What the lab needs besides (tests/lab): emulated hosts, and the RDMA programs that run in them. Its kernels are fetched
+# and unpacked into ${GYGES_LAB_CACHE:-~/.cache/gyges-lab}, never installed.
+LAB_PACKAGES=(qemu-system-x86 kmod xz-utils iproute2 rdmacm-utils ibverbs-providers ibverbs-utils)
+
 # Deno comes from its npm package. Pinned by version and SHA-512 of the package file.
 DENO_VERSION=2.9.6
 DENO_PACKAGE=@deno/linux-x64-glibc
@@ -23,7 +27,8 @@ usage() {
 		usage: ./build.sh COMMAND
 		  build         make dist/gyges; installs what is missing
 		  demo [ARG...] build, then dist/gyges demo ARG...
-		  test [PART...] build, then every test, or the parts named: unit shim cli kvm
+		  test [PART...] build, then every test, or the parts named: unit shim cli kvm;
+		                the part lab, of emulated hosts, runs only when it is named
 		  deno ARG...   the pinned Deno, for developers: ./build.sh deno task ok
 		  clean         remove what was built (.cache, with the downloads, stays)
 	END
@@ -36,9 +41,10 @@ die() {
 	exit 3 # this host cannot; the message names the remedy
 }
 
+# install_packages [PACKAGE...]: those of every build, and PACKAGE...
 install_packages() {
 	local missing=() package
-	for package in "${PACKAGES[@]}"; do
+	for package in "${PACKAGES[@]}" "$@"; do
 		[[ $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
 	done
 	command -v npm >/dev/null || [[ -x $DENO ]] || missing+=(npm)
@@ -153,6 +159,7 @@ main() {
 		;;
 	test)
 		build
+		[[ " $* " != *" lab "* ]] || (take_lock && install_packages "${LAB_PACKAGES[@]}")
 		exec "$DENO" run --quiet -A tests/run.ts "$@"
 		;;
 	deno)

@@ -24,6 +24,8 @@ interface Part {
   command: (report: string) => string[];
   count: (stdout: string, report: string) => Counts | null;
   timeoutSeconds: number;
+  /** Runs only when it is named. @default false */
+  onRequest?: boolean;
 }
 
 const DRAIN_MS = 3000;
@@ -55,6 +57,7 @@ const PARTS: Part[] = [
   },
   denoPart("cli", 600),
   denoPart("kvm", 1200),
+  { ...denoPart("lab", 1200), onRequest: true },
 ];
 
 /** Counts the cases of a JUnit file; text inside it is escaped, so a tag is a tag. Null if there is no such file. */
@@ -172,7 +175,7 @@ async function main(names: string[]): Promise<number> {
   const reports = Deno.makeTempDirSync({ prefix: "gyges-test-" });
   try {
     for (const part of PARTS) {
-      if (names.length > 0 && !names.includes(part.name)) continue;
+      if (names.length > 0 ? !names.includes(part.name) : part.onRequest) continue;
       if (!hasTests(part.folder, part.files) || interrupted) continue;
       const { counts, stdout } = await runPart(part, `${reports}/${part.name}.xml`);
       total.passed += counts.passed;

@@ -40,12 +40,13 @@ export function exists(path: string): boolean {
 
 /** What a tool printed. Throws with its complaint when it fails. */
 export async function tool(program: string, args: readonly string[], options: ToolOptions = {}): Promise<string> {
-  const { cwd, timeoutMs = 300_000 } = options;
+  const { cwd, env, timeoutMs = 300_000 } = options;
   const { code, stdout, stderr } = await new Deno.Command(program, {
     args: [...args],
     stdin: "null",
     signal: AbortSignal.timeout(timeoutMs),
     ...(cwd !== undefined && { cwd }),
+    ...(env !== undefined && { env }),
   }).output();
   const text = new TextDecoder();
   if (code !== 0) throw new Error(`${program} ${args.join(" ")} ended with ${code}: ${text.decode(stderr)}`);
@@ -54,6 +55,8 @@ export async function tool(program: string, args: readonly string[], options: To
 
 export interface ToolOptions {
   cwd?: string;
+  /** On top of this process's own environment. */
+  env?: Record<string, string>;
   /** @default 300_000 */
   timeoutMs?: number;
 }

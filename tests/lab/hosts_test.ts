@@ -63,7 +63,7 @@ for (const kernel of KERNELS) {
 }
 
 labTest("a cut link carries nothing until it is healed", { kernel: "6.1" }, async (lab) => {
-  const ping = `busybox ping -c 1 -w 3 ${lab.host(2).address}`;
+  const ping = `busybox ping -c 1 -W 2 ${lab.host(2).address}`;
   await lab.host(1).ask(ping);
   await lab.cut();
   assert.notEqual((await lab.host(1).run(ping)).code, 0);

@@ -13,7 +13,7 @@ export interface Image {
 
 /** Loaded at boot, with what they depend on. Nothing pulls in crc32_generic, which rxe needs. */
 const MODULES = [
-  ...["virtio_pci", "virtio_net", "virtio_console", "virtio_rng", "9pnet_virtio", "9p"],
+  ...["virtio_pci", "virtio_net", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "overlay"],
   ...["crc32_generic", "ib_core", "ib_uverbs", "rdma_cm", "rdma_ucm", "rdma_rxe"],
   ...["kvm", "kvm_amd"],
 ];

@@ -30,8 +30,12 @@ mount -t devpts pts /machine/dev/pts
 for directory in dev/shm tmp run root var/tmp; do
 	mount -t tmpfs tmp /machine/$directory
 done
-mkdir -p /machine/run/lab/bin /machine/run/lab/share /machine/run/lab/modules
+mkdir -p /machine/run/lab/bin /machine/run/lab/share
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro share /machine/run/lab/share
+# What gyges would unpack for itself is there already; what it adds to that is in memory.
+mkdir -p /machine/root/.cache /machine/run/lab/added /machine/run/lab/work
+mount -t overlay -o lowerdir=/machine/run/lab/share/cache,upperdir=/machine/run/lab/added,workdir=/machine/run/lab/work \
+	overlay /machine/root/.cache
 cp /bin/busybox /machine/run/lab/bin
 chroot /machine /run/lab/bin/busybox --install -s /run/lab/bin
 ln -s /run/lab/share/gyges /machine/run/lab/bin/gyges

@@ -6,6 +6,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { tool } from "./cache.ts";
 import { addressOf, LabHost } from "./host.ts";
 import { image } from "./image.ts";
 import type { KernelVersion } from "./packages.ts";
@@ -58,6 +59,8 @@ export class Lab implements AsyncDisposable {
     await Deno.mkdir(share);
     // A copy, since a build may replace it under a running test.
     await Deno.copyFile(join(ROOT, "dist/gyges"), join(share, "gyges"));
+    // Unpacked here once: under emulation that takes seconds.
+    await tool(join(share, "gyges"), ["--version"], { env: { XDG_CACHE_HOME: join(share, "cache") } });
     const start = performance.now();
     const hosts: LabHost[] = [];
     try {

@@ -68,7 +68,7 @@ for (const kernel of KERNELS) {
     assert.equal(full.transport, "tls");
 
     const back = await prepareAt(one, "back");
-    const hybrid = move(two, there, back, ["--mode", "hybrid", "--precopy-timeout", "2s", ...SLOW]);
+    const hybrid = move(two, there, back, ["--mode", "hybrid", "--precopy-timeout", "2s"]);
     await proveWhole(one, back, await account(`${kernel}, hybrid`, there, back, hybrid));
   });
 }
