@@ -3,7 +3,7 @@ import * as v from "valibot";
 import { NativeError } from "../ffi/native_error.ts";
 import { askMigration } from "./control/ask_migration.ts";
 import { ControlClient } from "./control/client.ts";
-import { listRunning, RuntimeDir } from "./control/runtime_dir.ts";
+import { inRoom, listRunning, RuntimeDir } from "./control/runtime_dir.ts";
 import { ControlServer } from "./control/server.ts";
 import { EXIT, type ExitCode, PreflightError } from "./errors.ts";
 import type { GuestEvent, GygesEvent, Sample, Summary } from "./events.ts";
@@ -35,7 +35,7 @@ export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOpti
   resident.hold(machine);
   machine.boot();
   machine.run();
-  await using server = new ControlServer(directory.socketPath, resident.handlers);
+  await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
   run.onEvent({ type: "guest", name, guest: { location: "here", ...machine.report() } });
   return await untilEnded(resident, { machine, server }, run);
 }
@@ -54,7 +54,7 @@ export async function prepareMicroVm(name: string, options: PrepareOptions, run:
   const resident = new Resident(name, run.onEvent);
   using reception = await Reception.open({ ...options, name, migration, onEvent: run.onEvent });
   resident.receiveBy(migration, (error) => reception.refuse(error));
-  await using server = new ControlServer(directory.socketPath, resident.handlers);
+  await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
   const interrupt = () => void resident.interrupt();
   run.signal?.addEventListener("abort", interrupt, { once: true });
   run.onEvent({ type: "ticket", ticket: reception.ticket });

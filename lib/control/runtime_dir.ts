@@ -86,6 +86,19 @@ export function makePrivate(path: string): void {
   checkPrivate(path);
 }
 
+const NO_ROOM: readonly unknown[] = ["ENOSPC", "EDQUOT", "EROFS"];
+
+/** What `make` makes under `base`. Throws PreflightError where the file system has no room for it. */
+export async function inRoom<T>(base: string, make: () => T | Promise<T>): Promise<T> {
+  try {
+    return await make();
+  } catch (cause) {
+    if (!(cause instanceof Error && "code" in cause && NO_ROOM.includes(cause.code))) throw cause;
+    const what = cause.code === "EROFS" ? "it cannot be written" : "no space is left there";
+    throw refuse(`Cannot use ${base} as ${what}`, `see df ${base} and df -i ${base}, and make room`, cause);
+  }
+}
+
 function parentOf(path: string): string {
   return path.slice(0, path.lastIndexOf("/"));
 }
@@ -211,6 +224,10 @@ export class RuntimeDir implements Disposable {
     if (new TextEncoder().encode(socketPathIn(path)).length > MAX_SOCKET_PATH_BYTES) {
       throw new UsageError(`Cannot make a socket in ${path} as its path is too long: choose a shorter name`);
     }
+    return await inRoom(base, () => RuntimeDir.#claim(name, base, path));
+  }
+
+  static async #claim(name: string, base: string, path: string): Promise<RuntimeDir> {
     makePrivate(base);
     for (let turn = 1; turn <= CLAIM_TURNS; turn++) {
       makePrivate(path);
