@@ -13,7 +13,7 @@ import type { GygesEvent, SourceState, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
 import type { MigrateOptions } from "../options.ts";
 import type { MessageOf, WireStats } from "../wire/messages.ts";
-import type { Peer } from "../wire/peer.ts";
+import { type Peer, ProtocolError } from "../wire/peer.ts";
 import type { Ticket } from "../wire/ticket.ts";
 import { GoneWatch, tellGivenUp } from "./farewell.ts";
 import { openAllPages, openControl } from "./link.ts";
@@ -52,6 +52,7 @@ export class SourceMigration {
   #tracking = false;
   #precopyMs = 0;
   #rounds: FinishedRound[] = [];
+  #stoppedAt = 0;
   #downtimeMs = 0;
   #stats: WireStats = NO_STATS;
   #presentPages = 0;
@@ -199,6 +200,9 @@ export class SourceMigration {
     const limitMs = Math.max(0, Math.round(deadlineMs));
     await this.#connected.send({ type: "round", round, deadline_ms: limitMs }, set.encode());
     const { message } = await this.#connected.expect("round_done", limitMs + DEADLINE_MS.answer);
+    if (message.round !== round) {
+      throw new ProtocolError(`The destination ends round ${message.round} in round ${round}`);
+    }
     this.#stats = message.stats;
     return {
       pulledPages: pulled(message.stats) - pulled(before),
@@ -213,7 +217,7 @@ export class SourceMigration {
     // With the guest running this costs nothing; stopped it would be downtime.
     if (this.mode === "full") await this.#pageSource.scanPresent(last);
     this.#abort.signal.throwIfAborted();
-    const stoppedAt = performance.now();
+    this.#stoppedAt = performance.now();
     await this.#machine.stop(DEADLINE_MS.stop);
     this.#states.to("stopped", "the guest is stopped here");
     if (this.mode === "full") this.#presentPages = await this.#pageSource.scanPresent(last);
@@ -224,7 +228,12 @@ export class SourceMigration {
     this.#states.to("serving", "the guest belongs to the destination");
     await this.#connected.send({ type: "run" });
     await this.#connected.expect("running", DEADLINE_MS.answer);
-    this.#downtimeMs = performance.now() - stoppedAt;
+    this.#runsThere();
+  }
+
+  /** The destination's word, or its state, says that the guest runs; the first time bounds the downtime. */
+  #runsThere(): void {
+    if (this.#downtimeMs === 0) this.#downtimeMs = performance.now() - this.#stoppedAt;
   }
 
   /** Pre-copy mode moves the last dirty pages with the guest stopped; the other modes leave them to post-copy. */
@@ -366,6 +375,7 @@ export class SourceMigration {
       await peer.send({ type: "run" });
       await peer.expect("running", DEADLINE_MS.answer);
     }
+    this.#runsThere();
     await openAllPages(this.#ticket, this.#session, {
       source: this.#pageSource,
       prefetchConnections: this.#options.prefetchConnections,
