@@ -10,6 +10,7 @@ import { formatTicket, parseTicket } from "../../lib/wire/ticket.ts";
 const SECURE_BYTES = [40, 32];
 const HEAD_BYTES = 8;
 const REPLY_BYTES = 32;
+const REQUEST_BYTES = 32;
 const REPLY_BODY_AT = 24;
 const PATIENCE_MS = 15_000;
 
@@ -35,6 +36,8 @@ export interface WiretapOptions {
   onFrame?: (frame: Frame) => Promise<Verdict | null> | Verdict | null;
   /** May alter the head of a page reply, or its body, in place. */
   onReply?: (head: DataView, body: Uint8Array, role: Role) => void;
+  /** May alter a page request in place. */
+  onRequest?: (request: DataView, role: Role) => void;
 }
 
 export function encodeFrame(text: string, payload: Uint8Array = new Uint8Array(0)): Uint8Array<ArrayBuffer> {
@@ -134,7 +137,7 @@ class Connection {
       if (role === "control") { for (;;) await this.#frame(from); }
       if (from === "source") { for (;;) await this.#reply(role); }
       await this.#frame(from);
-      for (;;) await this.#copy(from, REPLY_BYTES);
+      for (;;) await this.#request(role);
     } catch {
       // Whatever ends one direction ends the connection: an end of stream, a reset, or a verdict.
       this.close();
@@ -184,6 +187,12 @@ class Connection {
     this.#options.onReply?.(view, body, role);
     await this.#write("source", head);
     await this.#write("source", body);
+  }
+
+  async #request(role: Role): Promise<void> {
+    const request = await this.#read("destination", REQUEST_BYTES);
+    this.#options.onRequest?.(new DataView(request.buffer), role);
+    await this.#write("destination", request);
   }
 
   async #copy(from: Side, bytes: number): Promise<void> {
