@@ -1,10 +1,10 @@
 /** One emulated host: a QEMU process, its command channel, its kernel's log. */
 import assert from "node:assert/strict";
-import { setTimeout as pause } from "node:timers/promises";
 import { Channel, type RemoteProcess } from "./channel.ts";
 import type { Image } from "./image.ts";
 import { troubleIn } from "./kernel_log.ts";
 import { Qmp } from "./qmp.ts";
+import { inTime } from "./time.ts";
 
 export interface RunResult {
   code: number;
@@ -35,6 +35,7 @@ export interface HostOptions {
   memory: string;
 }
 
+const QEMU_TIMEOUT_MS = 30_000;
 const BOOT_TIMEOUT_MS = 60_000;
 const LOG_TIMEOUT_MS = 30_000;
 const KILL_TIMEOUT_MS = 10_000;
@@ -91,15 +92,16 @@ export class LabHost {
     failure.catch(() => {});
     const open: Disposable[] = [];
     try {
-      const channel = await Promise.race([agent.accept(), failure]);
+      const soon = <T>(promise: Promise<T>) =>
+        inTime(Promise.race([promise, failure]), QEMU_TIMEOUT_MS, "QEMU's start");
+      const channel = await soon(agent.accept());
       open.push(channel);
-      const control = await Promise.race([monitor.accept(), failure]);
+      const control = await soon(monitor.accept());
       open.push(control);
-      const qmp = await Promise.race([Qmp.open(control), failure]);
+      const qmp = await soon(Qmp.open(control));
       return new LabHost(options, qemu, new Channel(channel), qmp);
     } catch (error) {
       for (const connection of open) connection[Symbol.dispose]();
-      agent.close();
       await end(qemu);
       throw error;
     }
@@ -107,12 +109,8 @@ export class LabHost {
 
   /** Waits until it takes commands. */
   async booted(): Promise<void> {
-    const late = AbortSignal.timeout(BOOT_TIMEOUT_MS);
-    const timeout = new Promise<never>((_, reject) => {
-      late.onabort = () => reject(new Error(`not up after ${BOOT_TIMEOUT_MS / 1000} s`));
-    });
     try {
-      await Promise.race([this.#channel.ready, timeout]);
+      await inTime(this.#channel.ready, BOOT_TIMEOUT_MS, "the first sign of life");
     } catch (cause) {
       throw new Error(`${this.name} did not boot; its console ends:\n${tail(this.#consoleLog())}`, { cause });
     }
@@ -165,11 +163,6 @@ export class LabHost {
     return this.ask("dmesg --notime", { timeoutMs: LOG_TIMEOUT_MS });
   }
 
-  /** Loads modules by their paths on the build machine, in order. */
-  async load(modules: readonly string[]): Promise<void> {
-    for (const path of modules) await this.ask(`insmod '${path}'`);
-  }
-
   /** Makes the soft-RoCE device rxe0 of its network. */
   async addRdma(): Promise<void> {
     await this.ask("rdma link add rxe0 type rxe netdev eth0");
@@ -177,7 +170,7 @@ export class LabHost {
 
   /** Plugs its network cable in or out. */
   async setLink(up: boolean): Promise<void> {
-    await this.#qmp.execute("set_link", { name: "n0", up });
+    await inTime(this.#qmp.execute("set_link", { name: "n0", up }), QEMU_TIMEOUT_MS, "set_link");
   }
 
   /** The host's sudden death. */
@@ -255,7 +248,6 @@ async function end(qemu: Deno.ChildProcess): Promise<void> {
     if (!(error instanceof TypeError) && !(error instanceof Deno.errors.NotFound)) throw error;
   }
   await qemu.status;
-  await pause(0);
 }
 
 function tail(text: string): string {

@@ -1,8 +1,9 @@
 /** The lab itself: two hosts of either kernel, their network, soft-RoCE and KVM, and that trouble in them is seen. */
 import assert from "node:assert/strict";
-import { exists } from "./cache.ts";
+import { exists, tool } from "./cache.ts";
 import { troubleIn } from "./kernel_log.ts";
 import { KERNELS, Lab, type LabHost, labTest } from "./lab.ts";
+import { kernelTree } from "./packages.ts";
 
 const BOOT_LIMIT_MS = 60_000;
 /** Enough for reads and writes that a page-sized packet does not hold. */
@@ -72,6 +73,13 @@ labTest("a cut link carries nothing until it is healed", { kernel: "6.1" }, asyn
   await lab.kill(lab.host(2));
   assert.notEqual((await lab.host(1).run(ping)).code, 0);
   assert.equal((await lab.host(2).run("true")).code, 137);
+});
+
+Deno.test("a module from the build machine is loaded into each host", async () => {
+  const tree = await kernelTree("6.1");
+  const module = (await tool("find", [`${tree}/lib/modules`, "-name", "dummy.ko"])).trim();
+  await using lab = await Lab.boot({ kernel: "6.1", hosts: 1, modules: [module] });
+  assert.match(await lab.host(1).ask("lsmod"), /^dummy /m);
 });
 
 Deno.test("a warning in a host's kernel log fails the test, and nothing of the lab is left", async () => {

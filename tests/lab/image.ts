@@ -58,7 +58,7 @@ function find(bytes: Uint8Array, what: readonly number[], from: number): number 
 }
 
 async function filter(program: string, args: readonly string[], input: Uint8Array): Promise<Uint8Array> {
-  const path = await Deno.makeTempFile({ prefix: "gyges-lab-" });
+  const path = await Deno.makeTempFile({ prefix: "gyges-unpack-" });
   try {
     await Deno.writeFile(path, input);
     const command = new Deno.Command(program, { args: [...args, path], stdin: "null", stderr: "null" });

@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # Start of a lab host. Its root is the build machine's own, read-only over 9p; what changes is in memory.
 # Kernel words: lab.address=ADDRESS/BITS.
 /bin/busybox mkdir -p /bin /proc /sys /dev /tmp /machine
@@ -13,7 +14,8 @@ while read -r module; do
 done </modules/order
 
 ip link set lo up
-for word in $(cat /proc/cmdline); do
+read -r words </proc/cmdline
+for word in $words; do
 	case $word in
 	lab.address=*) ip addr add "${word#*=}" dev eth0 && ip link set eth0 mtu 9000 up ;;
 	esac
@@ -44,5 +46,6 @@ ln -s /run/lab/share/gyges /machine/run/lab/bin/gyges
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/lab/bin HOME=/root
 ulimit -l unlimited
 for port in /sys/class/virtio-ports/*; do
+	# shellcheck disable=SC2093 # there is one
 	exec /agent "/dev/${port##*/}" /machine
 done

@@ -4,9 +4,10 @@
  * and anything in them that a healthy kernel does not say fails the test.
  */
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { tool } from "./cache.ts";
+import { exists, tool } from "./cache.ts";
 import { addressOf, LabHost } from "./host.ts";
 import { image } from "./image.ts";
 import type { KernelVersion } from "./packages.ts";
@@ -32,6 +33,8 @@ export interface LabOptions {
 }
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+/** Of a lab's folder, before the process that it belongs to. */
+const PREFIX = "gyges-lab-";
 /** Where the consoles of failed runs are kept. */
 const LOGS = join(ROOT, ".cache/lab-logs");
 
@@ -54,13 +57,15 @@ export class Lab implements AsyncDisposable {
   static async boot(options: LabOptions): Promise<Lab> {
     const { kernel, hosts: count = 2, rdma = false, modules = [], vcpus = 1, memory = "1G" } = options;
     const made = await image(kernel);
-    const folder = await Deno.makeTempDir({ prefix: "gyges-lab-" });
+    await removeDead();
+    const folder = await Deno.makeTempDir({ prefix: `${PREFIX}${Deno.pid}-` });
     const share = join(folder, "share");
     await Deno.mkdir(share);
     // A copy, since a build may replace it under a running test.
     await Deno.copyFile(join(ROOT, "dist/gyges"), join(share, "gyges"));
     // Unpacked here once: under emulation that takes seconds.
     await tool(join(share, "gyges"), ["--version"], { env: { XDG_CACHE_HOME: join(share, "cache") } });
+    for (const path of modules) await Deno.copyFile(path, join(share, basename(path)));
     const start = performance.now();
     const hosts: LabHost[] = [];
     try {
@@ -81,7 +86,7 @@ export class Lab implements AsyncDisposable {
       if (count > 1) await lab.#meet();
       for (const host of hosts) {
         if (rdma) await host.addRdma();
-        await host.load(modules);
+        for (const path of modules) await host.ask(`insmod /run/lab/share/${basename(path)}`);
       }
       return lab;
     } catch (error) {
@@ -131,6 +136,18 @@ export class Lab implements AsyncDisposable {
   /** The first packet each way takes ARP with it; tests begin after that. */
   async #meet(): Promise<void> {
     await this.host(1).ask(`busybox ping -c 1 -w 20 ${addressOf(2)}`);
+  }
+}
+
+/** Removes what runs that were killed have left. */
+async function removeDead(): Promise<void> {
+  for await (const { name } of Deno.readDir(tmpdir())) {
+    const pid = new RegExp(`^${PREFIX}(\\d+)-`).exec(name)?.[1];
+    if (pid === undefined || exists(`/proc/${pid}`)) continue;
+    // Two runs may find the same.
+    await Deno.remove(join(tmpdir(), name), { recursive: true }).catch((error) => {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    });
   }
 }
 
