@@ -60,6 +60,7 @@ export class Wiretap implements AsyncDisposable {
   readonly #listener: Deno.TcpListener;
   readonly #connections = new Set<Connection>();
   readonly #accepting: Promise<void>;
+  #shutUntil = 0;
 
   constructor(ticket: string, options: WiretapOptions) {
     const parsed = parseTicket(ticket);
@@ -71,8 +72,9 @@ export class Wiretap implements AsyncDisposable {
     this.#accepting = this.#accept();
   }
 
-  /** Breaks the connections of these roles, now. */
-  cut(...roles: Role[]): void {
+  /** Breaks the connections of these roles, now, and lets nobody through for `forMs`. */
+  cut(roles: readonly Role[], forMs: number): void {
+    this.#shutUntil = performance.now() + forMs;
     for (const connection of this.#connections) {
       if (connection.role && roles.includes(connection.role)) connection.close();
     }
@@ -86,7 +88,8 @@ export class Wiretap implements AsyncDisposable {
 
   async #accept(): Promise<void> {
     for await (const near of this.#listener) {
-      const far = await Deno.connect(this.#target).catch(() => null);
+      const shut = performance.now() < this.#shutUntil;
+      const far = shut ? null : await Deno.connect(this.#target).catch(() => null);
       if (!far) {
         near.close();
         continue;
