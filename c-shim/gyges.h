@@ -278,7 +278,7 @@ struct gy_sink;
 struct gy_sink_config {
 	uint64_t precopy_window_bytes;	/* asked for and not yet received, over all prefetch connections */
 	uint64_t postcopy_window_bytes;
-	uint32_t prefetch;		/* 0: demand only */
+	uint32_t prefetch;		/* 0: demand only, until no fault has come for a second */
 	uint32_t reserved;
 };
 

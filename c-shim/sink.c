@@ -410,6 +410,8 @@ int gy_sink_run(struct gy_sink *sink)
 
 	pthread_mutex_lock(&sink->lock);
 	if (sink_phase(sink) == SINK_ARMED) {
+		/* Without prefetch the guest has its first second to show what it touches. */
+		atomic_store(&sink->last_fault_ns, now_ns());
 		atomic_store(&sink->phase, SINK_RUNNING);
 		sink_wake_prefetch_locked(sink);
 	} else {

@@ -36,6 +36,18 @@ static uint32_t chunk_pages(uint64_t window, bool busy)
 	return (uint32_t)(chunk < max ? chunk : max);
 }
 
+/*
+ * Without prefetch pages come by faults, until there has been none for a while: what a guest does not touch would
+ * otherwise keep its source alive for ever.
+ */
+#define SETTLED_NS NS_PER_S
+
+static bool may_prefetch(const struct gy_sink *sink)
+{
+	return sink->config.prefetch ||
+	       now_ns() - atomic_load_explicit(&sink->last_fault_ns, memory_order_relaxed) > SETTLED_NS;
+}
+
 /* Claims the next run for this phase, under the lock; counts it as in flight. 0: nothing to ask for now. */
 static uint32_t claim_locked(struct gy_sink *sink, uint32_t max, uint64_t *first)
 {
@@ -46,7 +58,7 @@ static uint32_t claim_locked(struct gy_sink *sink, uint32_t max, uint64_t *first
 		if (now_ns() < sink->round_deadline_ns)
 			n = prefetch_sweep(sink->want, pages, max, &sink->round_cursor, first);
 		sink->round_ended = !n;
-	} else if (sink_phase(sink) == SINK_RUNNING && sink->config.prefetch) {
+	} else if (sink_phase(sink) == SINK_RUNNING && may_prefetch(sink)) {
 		n = prefetch_claim(&sink->prefetch, sink->want, pages, max, first);
 	}
 	sink->requests_in_flight += n != 0;

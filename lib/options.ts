@@ -44,7 +44,7 @@ export interface MigrateOptions {
   downtimeLimitMs: number;
   /** Page connections for prefetch and pre-copy, 1 to 16. @default {2} */
   prefetchConnections: number;
-  /** Pull pages in the background after the switch. @default {true} */
+  /** Pull pages in the background after the switch; false: only once no fault has come for a second. @default {true} */
   prefetch: boolean;
   /** TLS 1.3 on every connection; must be the same on both sides. @default {true} */
   tls: boolean;

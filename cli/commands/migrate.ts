@@ -45,7 +45,9 @@ const options = object({
     MIGRATE_DEFAULTS.prefetchConnections,
     `${MIGRATE_DEFAULTS.prefetchConnections}`,
   ),
-  noPrefetch: option("--no-prefetch", { description: prose`Move only the pages that the guest touches.` }),
+  noPrefetch: option("--no-prefetch", {
+    description: prose`Move pages only as the guest touches them, until it has touched none for a second.`,
+  }),
   tls: byDefault(
     option("--tls", choice(["on", "off"], { metavar: "ON_OFF" }), { description: prose`As given to gyges prepare.` }),
     MIGRATE_DEFAULTS.tls ? "on" : "off",

@@ -11,7 +11,7 @@ const FIXED_MS = 2_000;
 export function promiseOf(options: MigrateOptions, ramBytes: number): PromiseEvent {
   const { mode, bandwidthBytesPerSecond: rate, precopyTimeoutMs } = options;
   if (mode === "precopy") return none("in pre-copy mode the guest may write faster than the link");
-  if (!options.prefetch) return none("without prefetch a page moves when the guest touches it, which may be never");
+  if (!options.prefetch) return none("without prefetch the guest decides when its pages move");
   if (rate === 0) return none("without --bandwidth the speed of the link is not known");
   const copyMs = ramBytes * WIRE_OVERHEAD / rate * 1000;
   const totalMs = copyMs + FIXED_MS + (mode === "hybrid" ? precopyTimeoutMs : 0);
