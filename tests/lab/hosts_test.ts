@@ -69,7 +69,7 @@ labTest("a cut link carries nothing until it is healed", { kernel: "6.1" }, asyn
   await lab.cut();
   assert.notEqual((await lab.host(1).run(ping)).code, 0);
   await lab.heal();
-  await lab.host(1).ask(ping);
+  await lab.meet();
   await lab.kill(lab.host(2));
   assert.notEqual((await lab.host(1).run(ping)).code, 0);
   assert.equal((await lab.host(2).run("true")).code, 137);

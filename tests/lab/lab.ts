@@ -83,7 +83,7 @@ export class Lab implements AsyncDisposable {
     }
     const lab = new Lab(hosts, folder, performance.now() - start);
     try {
-      if (count > 1) await lab.#meet();
+      if (count > 1) await lab.meet();
       for (const host of hosts) {
         if (rdma) await host.addRdma();
         for (const path of modules) await host.ask(`insmod /run/lab/share/${basename(path)}`);
@@ -133,9 +133,10 @@ export class Lab implements AsyncDisposable {
     if (trouble.length > 0) throw new Error(`The lab's hosts are not well:\n${trouble.join("\n")}`);
   }
 
-  /** The first packet each way takes ARP with it; tests begin after that. */
-  async #meet(): Promise<void> {
-    await this.host(1).ask(`busybox ping -c 1 -w 20 ${addressOf(2)}`);
+  /** Waits until packets go both ways; the first after a change of the link may be lost. */
+  async meet(): Promise<void> {
+    const ping = `busybox ping -c 1 -W 1 ${addressOf(2)}`;
+    await this.host(1).ask(`for try in $(seq 20); do ${ping} && exit 0; done; exit 1`);
   }
 }
 
