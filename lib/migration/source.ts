@@ -160,6 +160,7 @@ export class SourceMigration {
     });
     await peer.expect("accepted", DEADLINE_MS.answer);
     this.#source = new PageSource(this.#machine.ram, bandwidthBytesPerSecond);
+    void this.#watchPages(this.#source);
     await openAllPages(this.#ticket, session, { source: this.#source, prefetchConnections });
   }
 
@@ -294,30 +295,22 @@ export class SourceMigration {
 
   /** Serves pages until the destination has them all. Throws when the link is lost. */
   async #untilComplete(): Promise<MessageOf<"complete">> {
-    const peer = this.#connected;
-    const watch = this.#watchPages(peer);
-    try {
-      for (;;) {
-        const { message } = await peer.receive(DEADLINE_MS.silence);
-        if (message.type === "complete") return message;
-        if (message.type === "progress") this.#stats = message.stats;
-      }
-    } finally {
-      watch.stop();
+    for (;;) {
+      const { message } = await this.#connected.receive(DEADLINE_MS.silence);
+      if (message.type === "complete") return message;
+      if (message.type === "progress") this.#stats = message.stats;
     }
   }
 
-  /** A page connection that fails takes the control connection with it: there is one way to recover, for all. */
-  #watchPages(peer: Peer): { stop: () => void } {
-    let watching = true;
-    const watch = async () => {
-      while (watching) {
-        const events = await this.#pageSource.wait(1_000);
-        if (watching && (events?.linkLost || events?.failed)) peer[Symbol.dispose]();
-      }
-    };
-    void watch();
-    return { stop: () => watching = false };
+  /**
+   * A page connection that fails takes the control connection with it: there is one way to give up or to recover, for
+   * all. One watcher for the source's whole life: two would take each other's events.
+   */
+  async #watchPages(source: PageSource): Promise<void> {
+    while (!source.gone) {
+      const events = await source.wait(1_000);
+      if (events?.linkLost || events?.failed) this.#peer?.[Symbol.dispose]();
+    }
   }
 
   async #finish(complete: MessageOf<"complete">): Promise<Summary> {
