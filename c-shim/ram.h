@@ -10,7 +10,7 @@ struct gy_ram {
 	uint64_t pages;
 	/*
 	 * The guest's mapping: KVM's memslots and userfaultfd use it. A missing page read here by one of our own
-	 * threads would wait for itself; no code in the shim dereferences it.
+	 * threads would wait for itself; only vCPU threads dereference it, on purpose, after a restore (kvm_run.c).
 	 */
 	uint8_t *guest;
 	/* The agent's mapping: pre-copied pages are written here, pages to send are read here. */
