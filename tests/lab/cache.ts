@@ -1,4 +1,5 @@
 /** Where the lab keeps what it downloads and unpacks: outside the tree, one for all trees, safe to remove at any time. */
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 
 /** $GYGES_LAB_CACHE, or gyges-lab in the user's cache directory. */
@@ -26,6 +27,13 @@ export async function cached(name: string, make: (path: string) => Promise<void>
     await Deno.remove(scratch, { recursive: true });
   }
   return path;
+}
+
+/** A short name for what was made of `parts`. */
+export function digest(...parts: readonly Uint8Array[]): string {
+  const hash = createHash("sha256");
+  for (const part of parts) hash.update(part);
+  return hash.digest("hex").slice(0, 16);
 }
 
 export function exists(path: string): boolean {

@@ -68,7 +68,7 @@ export class Channel {
     const id = this.#next++;
     const sinks: Sinks = { out: null, err: null, end: Promise.withResolvers() };
     const process = new RemoteProcess(sinks, (number) => {
-      if (this.#processes.has(id)) this.#send(FRAME.signal, id, [new Uint8Array(new Uint32Array([number]).buffer)]);
+      if (this.#processes.has(id)) this.#signal(id, number);
     });
     this.#processes.set(id, sinks);
     if (this.#open) this.#send(FRAME.exec, id, [new TextEncoder().encode(`${command}\0`), stdin]);
@@ -76,11 +76,20 @@ export class Channel {
     return process;
   }
 
+  /** Sends SIGKILL to all that runs, as RemoteProcess.kill() does. */
+  killAll(): void {
+    for (const id of this.#processes.keys()) this.#signal(id, SIGNALS.SIGKILL);
+  }
+
   /** Ends the connection, and with it every process that still runs. */
   async close(): Promise<void> {
     if (this.#open) this.#connection.close();
     await this.#ended;
     await this.#writes;
+  }
+
+  #signal(id: number, number: number): void {
+    this.#send(FRAME.signal, id, [new Uint8Array(new Uint32Array([number]).buffer)]);
   }
 
   #send(type: number, id: number, parts: readonly Uint8Array[]): void {

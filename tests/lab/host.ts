@@ -68,6 +68,10 @@ export class LabHost {
     return this.#qemu.pid;
   }
 
+  get alive(): boolean {
+    return this.#alive;
+  }
+
   /** Waits until QEMU has ended. */
   ended(): Promise<void> {
     return this.#ended;
@@ -147,6 +151,11 @@ export class LabHost {
   /** Starts `command` in the background; its output is kept until it is read. */
   start(command: string): RemoteProcess {
     return this.#channel.start(command);
+  }
+
+  /** Sends SIGKILL to every command that runs, and to what it has started in its session. */
+  killAll(): void {
+    this.#channel.killAll();
   }
 
   /** A file in the host. */

@@ -76,11 +76,17 @@ labTest("a cut link carries nothing until it is healed", { kernel: "6.1" }, asyn
 });
 
 Deno.test("a module from the build machine is loaded into each host", async () => {
-  const tree = await kernelTree("6.1");
-  const module = (await tool("find", [`${tree}/lib/modules`, "-name", "dummy.ko"])).trim();
+  const { path } = await kernelTree("6.1");
+  const module = (await tool("find", [`${path}/lib/modules`, "-name", "dummy.ko"])).trim();
   await using lab = await Lab.boot({ kernel: "6.1", hosts: 1, modules: [module] });
   assert.match(await lab.host(1).ask("lsmod"), /^dummy /m);
 });
+
+for (const kernel of KERNELS) {
+  labTest("gyges.ko is built, loaded and, at the end, unloaded", { kernel, hosts: 1, gyges: true }, async (lab) => {
+    assert.match(await lab.host(1).ask("lsmod"), /^gyges /m);
+  });
+}
 
 Deno.test("a warning in a host's kernel log fails the test, and nothing of the lab is left", async () => {
   const lab = await Lab.boot({ kernel: "6.12", hosts: 1 });

@@ -1,8 +1,7 @@
 /** What a lab host boots: a kernel as ELF, which QEMU enters directly (PVH), and an archive with modules and the agent. */
-import { createHash } from "node:crypto";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { cached, tool } from "./cache.ts";
+import { cached, digest, tool } from "./cache.ts";
 import { cpio, type CpioEntry } from "./cpio.ts";
 import { busybox, kernelTree, type KernelVersion } from "./packages.ts";
 
@@ -27,9 +26,7 @@ const ELF = [0x7f, 0x45, 0x4c, 0x46];
 
 /** The image of `version`; made on first use, some ten seconds. */
 export async function image(version: KernelVersion): Promise<Image> {
-  const tree = await kernelTree(version);
-  const [release] = [...Deno.readDirSync(join(tree, "lib/modules"))].map((entry) => entry.name);
-  if (release === undefined) throw new Error(`There are no modules in ${tree}`);
+  const { path: tree, release } = await kernelTree(version);
   const kernel = await cached(`vmlinux-${release}`, async (into) => {
     await Deno.writeFile(into, await extractKernel(join(tree, "boot", `vmlinuz-${release}`)));
   });
@@ -110,12 +107,6 @@ async function agent(): Promise<string> {
   return await cached(`agent-${key}`, async (into) => {
     await tool("cc", ["-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", into, source]);
   });
-}
-
-function digest(...parts: readonly Uint8Array[]): string {
-  const hash = createHash("sha256");
-  for (const part of parts) hash.update(part);
-  return hash.digest("hex").slice(0, 16);
 }
 
 function ours(name: string): string {

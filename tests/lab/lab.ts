@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import { exists, tool } from "./cache.ts";
 import { addressOf, LabHost } from "./host.ts";
 import { image } from "./image.ts";
+import { gygesModule, hostProgram, loadGyges, unloadGyges } from "./module.ts";
 import type { KernelVersion } from "./packages.ts";
 
 export type { LabHost, RunResult } from "./host.ts";
@@ -26,6 +27,8 @@ export interface LabOptions {
   rdma?: boolean;
   /** Modules to load, in order, by their paths on the build machine. @default none */
   modules?: readonly string[];
+  /** gyges.ko, built from kernel/, in each host, and its file system at /run/gyges/ram. @default false */
+  gyges?: boolean;
   /** Of each host; more than one only for tests that need them: wake-ups across vCPUs can be slow. @default 1 */
   vcpus?: number;
   /** Of each host. @default "1G" */
@@ -46,17 +49,21 @@ export class Lab implements AsyncDisposable {
   readonly folder: string;
   /** Where the consoles are after its end, if it failed. */
   keptLogs: string | null = null;
+  /** Its module is in the hosts. */
+  readonly #gyges: boolean;
   #failed = false;
 
-  private constructor(hosts: readonly LabHost[], folder: string, bootMs: number) {
+  private constructor(hosts: readonly LabHost[], folder: string, bootMs: number, gyges: boolean) {
+    this.#gyges = gyges;
     this.hosts = hosts;
     this.folder = folder;
     this.bootMs = bootMs;
   }
 
   static async boot(options: LabOptions): Promise<Lab> {
-    const { kernel, hosts: count = 2, rdma = false, modules = [], vcpus = 1, memory = "1G" } = options;
+    const { kernel, hosts: count = 2, rdma = false, gyges = false, modules = [], vcpus = 1, memory = "1G" } = options;
     const made = await image(kernel);
+    const pager = gyges ? await gygesModule(kernel) : null;
     await removeDead();
     const folder = await Deno.makeTempDir({ prefix: `${PREFIX}${Deno.pid}-` });
     const share = join(folder, "share");
@@ -65,7 +72,7 @@ export class Lab implements AsyncDisposable {
     await Deno.copyFile(join(ROOT, "dist/gyges"), join(share, "gyges"));
     // Unpacked here once: under emulation that takes seconds.
     await tool(join(share, "gyges"), ["--version"], { env: { XDG_CACHE_HOME: join(share, "cache") } });
-    for (const path of modules) await Deno.copyFile(path, join(share, basename(path)));
+    for (const path of [...modules, ...(pager ? [pager] : [])]) await Deno.copyFile(path, join(share, basename(path)));
     const start = performance.now();
     const hosts: LabHost[] = [];
     try {
@@ -81,12 +88,13 @@ export class Lab implements AsyncDisposable {
       const kept = await keepLogs(folder);
       throw new Error(`The lab did not come up; consoles are in ${kept}`, { cause: error });
     }
-    const lab = new Lab(hosts, folder, performance.now() - start);
+    const lab = new Lab(hosts, folder, performance.now() - start, gyges);
     try {
       if (count > 1) await lab.meet();
       for (const host of hosts) {
         if (rdma) await host.addRdma();
         for (const path of modules) await host.ask(`insmod /run/lab/share/${basename(path)}`);
+        if (pager) await loadGyges(host, pager);
       }
       return lab;
     } catch (error) {
@@ -101,6 +109,12 @@ export class Lab implements AsyncDisposable {
     const host = this.hosts[number - 1];
     assert.ok(host, `the lab has no host ${number}`);
     return host;
+  }
+
+  /** Puts tests/lab/programs/NAME.c into the hosts; its path there. */
+  async program(name: string): Promise<string> {
+    await Deno.copyFile(await hostProgram(name), join(this.folder, "share", name));
+    return `/run/lab/share/${name}`;
   }
 
   /** Cuts the link between the hosts: what is sent is lost, and both see it. */
@@ -123,7 +137,7 @@ export class Lab implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const trouble = (await Promise.all(this.hosts.map((host) => host.dispose()))).flat();
+    const trouble = [...await this.#unload(), ...(await Promise.all(this.hosts.map((host) => host.dispose()))).flat()];
     if (this.#failed || trouble.length > 0) {
       this.keptLogs = await keepLogs(this.folder);
       console.log(`lab: consoles are kept in ${this.keptLogs}`);
@@ -131,6 +145,15 @@ export class Lab implements AsyncDisposable {
       await Deno.remove(this.folder, { recursive: true });
     }
     if (trouble.length > 0) throw new Error(`The lab's hosts are not well:\n${trouble.join("\n")}`);
+  }
+
+  /** What keeps the module from being unloaded once nothing of the test runs any more. */
+  async #unload(): Promise<string[]> {
+    const hosts = this.#gyges ? this.hosts.filter((host) => host.alive) : [];
+    return (await Promise.all(hosts.map(async (host) => {
+      host.killAll();
+      return await unloadGyges(host);
+    }))).flat();
   }
 
   /** Waits until packets go both ways; the first after a change of the link may be lost. */

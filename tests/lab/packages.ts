@@ -7,36 +7,83 @@ export type KernelVersion = "6.1" | "6.12";
 /** A mirror that hiccups is asked again after so long. */
 const RETRY_MS = 5_000;
 
-/** The newest kernel package of `version`, from Debian's own name: linux-image-6.1.0-56-amd64, linux-image-6.12.117+... */
-async function kernelPackage(version: KernelVersion): Promise<string> {
-  const pattern = `^linux-image-${version.replace(".", "\\.")}\\.[0-9]+[^-]*(-[0-9]+)?-amd64$`;
-  const names = (await tool("apt-cache", ["search", "--names-only", pattern])).match(/^linux-image-\S+/gm) ?? [];
-  const newest = names.sort((a, b) => a.localeCompare(b, "en", { numeric: true })).at(-1);
+/** A kernel of Debian's, unpacked, with all that it takes to build modules for it. */
+export interface KernelTree {
+  /** What uname -r says of it. */
+  release: string;
+  /** A root with its boot, lib/modules and usr. */
+  path: string;
+  /** What `make -C` wants for a module of this kernel. */
+  headers: string;
+}
+
+interface KernelPackages {
+  release: string;
+  names: readonly string[];
+}
+
+/** The newest kernel of `version` that apt knows whole: its image, its headers and the programs that build with them. */
+async function kernelPackages(version: KernelVersion): Promise<KernelPackages> {
+  const pattern = `^linux-(image|headers|kbuild)-${version.replace(".", "\\.")}(\\.|$)`;
+  const listed = await tool("apt-cache", ["search", "--names-only", pattern]);
+  const known = new Set(listed.match(/^linux-\S+/gm) ?? []);
+  // 6.1.0-56 or 6.12.117+deb12; kbuild's package of 6.1 is one for all.
+  const whole = [...known].flatMap((image) => {
+    const number = /^linux-image-([\d.]+(?:-\d+|\+deb\d+)?)-amd64$/.exec(image)?.[1];
+    if (number === undefined) return [];
+    const kbuild = [number, version].map((of) => `linux-kbuild-${of}`).find((name) => known.has(name));
+    const release = `${number}-amd64`;
+    const headers = [`linux-headers-${release}`, `linux-headers-${number}-common`];
+    if (kbuild === undefined || !headers.every((name) => known.has(name))) return [];
+    return [{ release, names: [image, ...headers, kbuild] }];
+  });
+  const newest = whole.sort((a, b) => a.release.localeCompare(b.release, "en", { numeric: true })).at(-1);
   if (newest === undefined) {
     throw new Error(
-      `Cannot find a kernel ${version}: apt knows no package ${pattern}; add a Debian suite that has one`,
+      `Cannot find a kernel ${version}: apt knows no image, headers and kbuild of one version; ` +
+        "add a Debian suite that has them",
     );
   }
   return newest;
 }
 
-/** Where the newest kernel package of `version` is unpacked. What the cache has is used, without asking the mirror. */
-export function kernelTree(version: KernelVersion): Promise<string> {
-  return cached(`kernel-${version}`, async (into) => {
-    const name = await patiently(() => kernelPackage(version));
-    await unpack(name, into);
-    await tool("depmod", ["-b", into, name.replace("linux-image-", "")]);
+/** The newest kernel of `version`. What the cache has is used, without asking the mirror. */
+export async function kernelTree(version: KernelVersion): Promise<KernelTree> {
+  const path = await cached(`kernel-and-headers-${version}`, async (into) => {
+    const { release, names } = await patiently(() => kernelPackages(version));
+    await unpack(names, into);
+    await tool("depmod", ["-b", into, release]);
+    await relocate(into, release);
   });
+  const [release] = [...Deno.readDirSync(join(path, "lib/modules"))].map((entry) => entry.name);
+  if (release === undefined) throw new Error(`There are no modules in ${path}`);
+  return { release, path, headers: headersIn(path, release) };
+}
+
+function headersIn(tree: string, release: string): string {
+  return join(tree, "usr/src", `linux-headers-${release}`);
+}
+
+/** Makes headers that are made for /usr/src serve where they are. */
+async function relocate(tree: string, release: string): Promise<void> {
+  const makefile = join(headersIn(tree, release), "Makefile");
+  const text = await Deno.readTextFile(makefile);
+  const here = text.replace("include /usr/src/", "include $(dir $(lastword $(MAKEFILE_LIST)))../");
+  if (here === text) throw new Error(`${makefile} does not include /usr/src/...: ${text}`);
+  await Deno.writeTextFile(makefile, here);
+  const build = join(tree, "lib/modules", release, "build");
+  await Deno.remove(build);
+  await Deno.symlink(`../../../usr/src/linux-headers-${release}`, build);
 }
 
 /** The path of a busybox that needs no library. */
 export async function busybox(): Promise<string> {
-  return join(await cached("busybox", (into) => unpack("busybox-static", into)), "bin/busybox");
+  return join(await cached("busybox", (into) => unpack(["busybox-static"], into)), "bin/busybox");
 }
 
-async function unpack(name: string, into: string): Promise<void> {
+async function unpack(names: readonly string[], into: string): Promise<void> {
   await Deno.mkdir(into);
-  await patiently(() => tool("apt-get", ["download", name], { cwd: join(into, "..") }));
+  await patiently(() => tool("apt-get", ["download", ...names], { cwd: join(into, "..") }));
   for await (const { name: file } of Deno.readDir(join(into, ".."))) {
     if (file.endsWith(".deb")) await tool("dpkg", ["-x", join(into, "..", file), into]);
   }
