@@ -1,0 +1,39 @@
+/** The kernel pager by itself: RAM files in two hosts, joined by RDMA. */
+import assert from "node:assert/strict";
+import { KERNELS, labTest } from "./lab.ts";
+import { arm, join, proveComplete, STAMP } from "./ram.ts";
+
+const PAGES = 2048;
+
+for (const kernel of KERNELS) {
+  labTest("touched pages are READ from the other host, each once", { kernel, rdma: true, gyges: true }, async (lab) => {
+    const { source, destination } = await join(lab, { pages: PAGES, filled: "0-1023,1500" });
+    await destination.do("prefetch off 0 0 0");
+    await arm(destination, "0-1023,1500");
+    await destination.do("run");
+    const check = await destination.figures(`check all ${STAMP}`);
+    assert.deepEqual(check, { right: 1025, zero: 1023, wrong: 0, first_bad: 1024 });
+    const figures = await proveComplete(destination, 1025);
+    assert.equal(figures.demand_faults, 1025);
+    assert.equal((await source.figures("state")).exporting, 1);
+    await source.remove();
+    await destination.remove();
+  });
+
+  labTest("threads touch pages at random while prefetch runs", { kernel, rdma: true, gyges: true }, async (lab) => {
+    const { source, destination } = await join(lab, { pages: PAGES });
+    const other = await destination.another("other");
+    await destination.do(`prefetch on 8 0 ${2 << 20}`);
+    await arm(destination, "all");
+    const touches = [destination.figures(`touch 8 2000 1 ${STAMP}`), other.figures(`touch 8 2000 2 ${STAMP}`)];
+    await destination.do("run");
+    for (const { wrong } of await Promise.all(touches)) assert.equal(wrong, 0);
+    const figures = await proveComplete(destination, PAGES);
+    assert.ok((figures.demand_faults ?? 0) > 100 && (figures.prefetched_pages ?? 0) > 100, JSON.stringify(figures));
+    assert.equal(figures.demand_reads, (figures.demand_faults ?? 0) - (figures.joined_faults ?? 0));
+    assert.deepEqual(await destination.figures(`check all ${STAMP}`), { right: PAGES, zero: 0, wrong: 0, first_bad: -1 });
+    await other.close();
+    await source.remove();
+    await destination.remove();
+  });
+}
