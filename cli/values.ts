@@ -3,9 +3,10 @@ import { type Message, message, text } from "@optique/core/message";
 import { withDefault } from "@optique/core/modifiers";
 import type { Parser } from "@optique/core/parser";
 import { option } from "@optique/core/primitives";
-import type { NonEmptyString, ValueParser } from "@optique/core/valueparser";
+import { choice, type NonEmptyString, type ValueParser } from "@optique/core/valueparser";
 import { checkName, listRunning } from "../lib/control/runtime_dir.ts";
 import { GygesError, UsageError } from "../lib/errors.ts";
+import type { HostPort, PagerChoice } from "../lib/options.ts";
 import {
   DURATION_FORMS,
   formatSize,
@@ -104,11 +105,6 @@ function runningNames(): string[] {
   }
 }
 
-export interface HostPort {
-  host: string;
-  port: number;
-}
-
 /** "HOST", "HOST:PORT", "[IPV6]:PORT"; the port is 0 when it is not given. Throws UsageError. */
 export function parseHostPort(input: string): HostPort {
   const match = /^(?:\[([0-9a-fA-F:.%a-z]+)\]|([^\s:/[\]]+))(?::(\d{1,5}))?$/.exec(input);
@@ -127,6 +123,15 @@ export function hostPort(): ValueParser<"sync", HostPort> {
 
 /** The `--json` that every command has. */
 export const jsonOption = option("--json", { description: prose`Print JSON objects, one a line, errors too.` });
+
+/** The `--pager` of the commands that make RAM, or say what is to move it. */
+export function pagerOption(description: Message) {
+  return byDefault(
+    option("--pager", choice<PagerChoice>(["auto", "kernel", "user"], { metavar: "PAGER" }), { description }),
+    "auto" as const,
+    "auto",
+  );
+}
 
 /** `parser` with a default that help shows as `shown`. */
 export function byDefault<T, S>(parser: Parser<"sync", T, S>, value: T, shown: string) {

@@ -12,6 +12,8 @@ import { MicroMachine, shapeOf } from "./machine/micro.ts";
 import { DestinationMigration } from "./migration/destination.ts";
 import { guestSchema, sampleSchema, summarySchema } from "./monitor/summary.ts";
 import type { MicroVmOptions, MigrateOptions, PrepareOptions } from "./options.ts";
+import { chooseRam } from "./pager/choose.ts";
+import type { Pager } from "./pager/pager.ts";
 import { armInjection } from "./resident/fault_injection.ts";
 import { Reception } from "./resident/reception.ts";
 import { Resident } from "./resident/resident.ts";
@@ -30,7 +32,7 @@ export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOpti
   requireHost();
   using directory = await RuntimeDir.claim(name);
   armInjection(run.onEvent);
-  const machine = await buildMachine(shapeOf(vm));
+  const machine = await buildMachine(shapeOf(vm), chooseRam(vm.pager));
   const resident = new Resident(name, run.onEvent);
   resident.hold(machine);
   machine.boot();
@@ -43,13 +45,16 @@ export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOpti
 /** Waits for a guest, receives it and holds it from then on; `prepare --micro`. */
 export async function prepareMicroVm(name: string, options: PrepareOptions, run: RunOptions): Promise<ExitCode> {
   requireHost();
+  // Before a ticket is out: a pager that was asked for by name must be there.
+  chooseRam(options.pager);
   using directory = await RuntimeDir.claim(name);
   armInjection(run.onEvent);
   let machine: MicroMachine | null = null;
   const migration = new DestinationMigration({
     tls: options.tls,
     onEvent: run.onEvent,
-    build: async (shape) => machine = await buildMachine(shape),
+    pager: options.pager,
+    build: async (shape, pager) => machine = await buildMachine(shape, pager),
   });
   const resident = new Resident(name, run.onEvent);
   using reception = await Reception.open({ ...options, name, migration, onEvent: run.onEvent });
@@ -143,10 +148,10 @@ export async function vmStop(name: string): Promise<GuestEvent> {
   return v.parse(guestSchema, await client.call("stop"));
 }
 
-async function buildMachine(shape: WireMachine): Promise<MicroMachine> {
+async function buildMachine(shape: WireMachine, pager: Pager): Promise<MicroMachine> {
   requireMemory(shape.ram_bytes);
   try {
-    return await MicroMachine.create(shape);
+    return await MicroMachine.create(shape, { ram: pager.makeRam(shape.ram_bytes), pager: pager.kind });
   } catch (cause) {
     if (!(cause instanceof NativeError)) throw cause;
     throw new PreflightError(cause.message, {

@@ -1,6 +1,12 @@
 /** What an operator may choose, with every default in one place. */
 
 export type Mode = "hybrid" | "full" | "precopy";
+/** What catches a guest's page faults: userfaultfd in this process, or gygesfs in the kernel. */
+export type PagerKind = "user" | "kernel";
+export type PagerChoice = "auto" | PagerKind;
+/** How pages cross: over TCP connections (with TLS or without), or by one-sided RDMA READs of the destination. */
+export type Transport = "tcp" | "rdma";
+export type TransportChoice = "auto" | Transport;
 export type WorkloadPattern = "uniform" | "sequential" | "zipf";
 
 /** A micro-VM's size and the work its guest program does. */
@@ -19,6 +25,8 @@ export interface MicroVmOptions {
   ratePagesPerSecond: number;
   /** In-kernel interrupt controller; KVM's asynchronous page faults need it. @default {false} */
   irqchip: boolean;
+  /** Where RAM lives, and so what can move it. @default {"auto"} */
+  pager: PagerChoice;
 }
 
 export const MICRO_VM_DEFAULTS = {
@@ -28,6 +36,7 @@ export const MICRO_VM_DEFAULTS = {
   writeRatio: 0.5,
   ratePagesPerSecond: 0,
   irqchip: false,
+  pager: "auto",
 } as const satisfies Omit<MicroVmOptions, "ramBytes">;
 
 /** How a guest is to be moved. */
@@ -48,6 +57,18 @@ export interface MigrateOptions {
   prefetch: boolean;
   /** TLS 1.3 on every connection; must be the same on both sides. @default {true} */
   tls: boolean;
+  /** What must move the guest; "auto": what its RAM was made for. @default {"auto"} */
+  pager: PagerChoice;
+  /** "auto": RDMA where the destination can connect by it, else TCP. @default {"auto"} */
+  transport: TransportChoice;
+  /** Where to await the destination's RDMA connections; null: an RDMA address of this host. @default {null} */
+  rdmaListen: HostPort | null;
+}
+
+export interface HostPort {
+  host: string;
+  /** 0 lets the kernel choose. */
+  port: number;
 }
 
 export const MIGRATE_DEFAULTS: MigrateOptions = {
@@ -59,6 +80,9 @@ export const MIGRATE_DEFAULTS: MigrateOptions = {
   prefetchConnections: 2,
   prefetch: true,
   tls: true,
+  pager: "auto",
+  transport: "auto",
+  rdmaListen: null,
 };
 
 export interface PrepareOptions {
@@ -70,6 +94,14 @@ export interface PrepareOptions {
   tls: boolean;
   /** The ticket is void after this. @default {600_000} */
   ticketTtlMs: number;
+  /** What is to catch the guest's page faults here. @default {"auto"} */
+  pager: PagerChoice;
 }
 
-export const PREPARE_DEFAULTS: PrepareOptions = { host: "127.0.0.1", port: 0, tls: true, ticketTtlMs: 600_000 };
+export const PREPARE_DEFAULTS: PrepareOptions = {
+  host: "127.0.0.1",
+  port: 0,
+  tls: true,
+  ticketTtlMs: 600_000,
+  pager: "auto",
+};

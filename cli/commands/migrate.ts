@@ -8,7 +8,7 @@ import { EXIT, UsageError } from "../../lib/errors.ts";
 import { MIGRATE_DEFAULTS, type MigrateOptions, type Mode } from "../../lib/options.ts";
 import type { Action } from "../action.ts";
 import { prose } from "../prose.ts";
-import { byDefault, duration, jsonOption, rate, runningName, valuesFooter } from "../values.ts";
+import { byDefault, duration, hostPort, jsonOption, pagerOption, rate, runningName, valuesFooter } from "../values.ts";
 
 const options = object({
   ticket: argument(string({ metavar: "TICKET" }), {
@@ -45,6 +45,23 @@ const options = object({
     MIGRATE_DEFAULTS.prefetchConnections,
     `${MIGRATE_DEFAULTS.prefetchConnections}`,
   ),
+  transport: byDefault(
+    option("--transport", choice(["auto", "rdma", "tcp"], { metavar: "TRANSPORT" }), {
+      description:
+        prose`How pages cross. auto: by RDMA where the destination can connect by it, else over TCP. RDMA does
+        not encrypt them.`,
+    }),
+    MIGRATE_DEFAULTS.transport,
+    MIGRATE_DEFAULTS.transport,
+  ),
+  rdmaListen: byDefault(
+    option("--rdma-listen", hostPort(), {
+      description: prose`Address of an RDMA device of this host to await the destination on; port 0 is any free one.`,
+    }),
+    MIGRATE_DEFAULTS.rdmaListen,
+    "an RDMA device's, by preference in the destination's network",
+  ),
+  pager: pagerOption(prose`What must move the guest. auto: what its RAM was made for.`),
   noPrefetch: option("--no-prefetch", {
     description: prose`Move pages only as the guest touches them, until it has touched none for a second.`,
   }),
@@ -112,6 +129,9 @@ export const migrate = command(
         prefetchConnections: rest.prefetchConnections,
         prefetch: !noPrefetch,
         tls: tls === "on",
+        pager: rest.pager,
+        transport: rest.transport,
+        rdmaListen: rest.rdmaListen,
         signal: interrupts.signal,
         onEvent(event) {
           interrupts.observe(event);

@@ -6,7 +6,7 @@ import { choice } from "@optique/core/valueparser";
 import { PREPARE_DEFAULTS } from "../../lib/options.ts";
 import type { Action } from "../action.ts";
 import { prose } from "../prose.ts";
-import { byDefault, duration, hostPort, jsonOption, newName, valuesFooter } from "../values.ts";
+import { byDefault, duration, hostPort, jsonOption, newName, pagerOption, valuesFooter } from "../values.ts";
 
 const options = object({
   name: argument(newName(), { description: prose`Name for the process that receives and then holds the guest.` }),
@@ -30,12 +30,14 @@ const options = object({
     PREPARE_DEFAULTS.tls ? "on" : "off",
     PREPARE_DEFAULTS.tls ? "on" : "off",
   ),
+  pager: pagerOption(prose`What catches the guest's page faults here: the kernel module's file system, or userfaultfd in
+    this process. auto: the kernel's where it can.`),
   json: jsonOption,
 });
 
 export const prepare = command(
   "prepare",
-  map(options, ({ name, listen, ticketTtlMs, tls, json }): Action => ({
+  map(options, ({ name, listen, ticketTtlMs, tls, pager, json }): Action => ({
     output: { json },
     async run({ output }) {
       const [{ prepareMicroVm }, { Interrupts }] = await Promise.all([
@@ -43,7 +45,7 @@ export const prepare = command(
         import("../signals.ts"),
       ]);
       using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
-      return await prepareMicroVm(name, { ...listen, ticketTtlMs, tls: tls === "on" }, {
+      return await prepareMicroVm(name, { ...listen, ticketTtlMs, tls: tls === "on", pager }, {
         signal: interrupts.signal,
         onEvent(event) {
           interrupts.observe(event);

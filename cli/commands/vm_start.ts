@@ -8,7 +8,7 @@ import { EXIT, type ExitCode } from "../../lib/errors.ts";
 import { MICRO_VM_DEFAULTS, type MicroVmOptions } from "../../lib/options.ts";
 import type { Action, ActionContext } from "../action.ts";
 import { prose } from "../prose.ts";
-import { byDefault, jsonOption, newName, ramSize, size, valuesFooter } from "../values.ts";
+import { byDefault, jsonOption, newName, pagerOption, ramSize, size, valuesFooter } from "../values.ts";
 
 const options = object({
   name: argument(newName(), { description: prose`Name for the process that holds the guest.` }),
@@ -49,6 +49,8 @@ const options = object({
   irqchip: option("--irqchip", {
     description: prose`Give the guest an in-kernel interrupt controller, as KVM's asynchronous page faults need.`,
   }),
+  pager: pagerOption(prose`Where RAM lives, and so what can move it: in the kernel module's file system, or in anonymous
+    shared memory for the user pager. auto: the kernel's where it can.`),
   detach: option("--detach", {
     description: prose`Return once the guest runs; its process goes on in the background.`,
   }),

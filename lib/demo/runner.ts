@@ -47,7 +47,7 @@ export async function runScenario(scenario: Scenario, options: RunnerOptions): P
   await using holder = new GygesChild(["vm", "start", source, ...guestArgs(options)]);
   // The stack is left from the top: the watchers stop before the processes that they watch.
   await reachable(source, holder, signal);
-  await using receiver = new GygesChild(["prepare", destination, "--micro"]);
+  await using receiver = new GygesChild(["prepare", destination, "--micro", "--pager", "user"]);
   const { ticket } = await receiver.waitFor("ticket");
 
   const recorder = new Recorder();
@@ -85,12 +85,13 @@ function guestArgs(options: DemoOptions): string[] {
     ["--working-set", formatSize(guest.workingSetBytes)],
     ["--write-ratio", String(guest.writeRatio)],
     ["--rate", String(guest.ratePagesPerSecond)],
+    ["--pager", guest.pager],
   ].flat();
 }
 
 function migrateArgs(scenario: Scenario, { bandwidthBytesPerSecond }: DemoOptions): string[] {
   const { mode, precopyTimeoutMs, downtimeLimitMs } = scenario.migrate;
-  const args = ["--mode", mode];
+  const args = ["--mode", mode, "--transport", "tcp"];
   if (mode === "hybrid") args.push("--precopy-timeout", `${precopyTimeoutMs}ms`);
   if (mode === "precopy") args.push("--downtime-limit", `${downtimeLimitMs}ms`);
   if (bandwidthBytesPerSecond > 0) args.push("--bandwidth", `${bandwidthBytesPerSecond}B/s`);

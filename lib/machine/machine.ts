@@ -2,12 +2,15 @@
 import type { PageSet } from "../../ffi/page_set.ts";
 import type { Ram } from "../../ffi/ram.ts";
 import type { GuestReport, RamCheck } from "../events.ts";
+import type { PagerKind } from "../options.ts";
 import type { WireMachine } from "../wire/messages.ts";
 
 export interface Machine extends AsyncDisposable {
   /** What the destination must build. */
   readonly shape: WireMachine;
   readonly ram: Ram;
+  /** The pager that RAM was made for. */
+  readonly pager: PagerKind;
   readonly running: boolean;
 
   run(): void;

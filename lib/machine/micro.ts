@@ -1,27 +1,35 @@
 /** The micro-VM as a Machine. */
 import { MicroVm, type MicroVmEvent } from "../../ffi/micro_vm.ts";
 import type { PageSet } from "../../ffi/page_set.ts";
-import { PAGE_BYTES, Ram } from "../../ffi/ram.ts";
+import { PAGE_BYTES, type Ram } from "../../ffi/ram.ts";
 import type { GuestReport, RamCheck } from "../events.ts";
-import type { MicroVmOptions } from "../options.ts";
+import type { MicroVmOptions, PagerKind } from "../options.ts";
 import type { WireMachine } from "../wire/messages.ts";
 import type { Machine } from "./machine.ts";
+
+/** The RAM file of a new machine, and the pager that made it. */
+export interface MicroMachineRam {
+  ram: Ram;
+  pager: PagerKind;
+}
 
 export class MicroMachine implements Machine {
   readonly shape: WireMachine;
   readonly ram: Ram;
+  readonly pager: PagerKind;
   readonly #vm: MicroVm;
   #running = false;
 
-  private constructor(shape: WireMachine, ram: Ram, vm: MicroVm) {
+  private constructor(shape: WireMachine, { ram, pager }: MicroMachineRam, vm: MicroVm) {
     this.shape = shape;
     this.ram = ram;
+    this.pager = pager;
     this.#vm = vm;
   }
 
-  /** A machine with empty RAM and parked vCPUs. Throws NativeError. */
-  static async create(shape: WireMachine): Promise<MicroMachine> {
-    const ram = new Ram(shape.ram_bytes);
+  /** A machine with parked vCPUs on empty RAM, which it takes over, also when it throws. Throws NativeError. */
+  static async create(shape: WireMachine, made: MicroMachineRam): Promise<MicroMachine> {
+    const { ram } = made;
     try {
       const vm = await MicroVm.create(ram, {
         vcpus: shape.vcpus,
@@ -32,7 +40,7 @@ export class MicroMachine implements Machine {
         ratePagesPerSecond: shape.rate_pages_per_s,
         seed: BigInt(shape.seed),
       });
-      return new MicroMachine(shape, ram, vm);
+      return new MicroMachine(shape, made, vm);
     } catch (error) {
       ram[Symbol.dispose]();
       throw error;

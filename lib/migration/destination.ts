@@ -7,14 +7,16 @@
 import type { Channel } from "../../ffi/channel.ts";
 import { NativeError } from "../../ffi/native_error.ts";
 import { PageSet } from "../../ffi/page_set.ts";
-import { PageSink } from "../../ffi/page_sink.ts";
 import type { PageRole } from "../../ffi/page_source.ts";
 import { PAGE_BYTES } from "../../ffi/ram.ts";
 import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
 import type { DestinationState, GygesEvent, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
-import type { Message, MessageOf, WireMachine, WireStats } from "../wire/messages.ts";
+import type { PagerChoice, Transport } from "../options.ts";
+import type { DestinationPager, Pager } from "../pager/pager.ts";
+import type { Message, MessageOf, Rendezvous, WireMachine, WireStats } from "../wire/messages.ts";
 import { type Peer, PeerFailedError, ProtocolError } from "../wire/peer.ts";
+import { settle } from "./settle.ts";
 import { SinkWatch } from "./sink_watch.ts";
 import { DESTINATION_TRANSITIONS, StateMachine } from "./states.ts";
 import { makeSummary, NO_STATS, toWireStats } from "./stats.ts";
@@ -22,8 +24,9 @@ import { DEADLINE_MS, delay, PROGRESS_MS } from "./timing.ts";
 
 export interface DestinationOptions {
   tls: boolean;
-  /** Builds the waiting machine that the source described. */
-  build: (shape: WireMachine) => Promise<Machine>;
+  pager: PagerChoice;
+  /** Builds the waiting machine that the source described, on RAM of `pager`. */
+  build: (shape: WireMachine, pager: Pager) => Promise<Machine>;
   onEvent: (event: GygesEvent) => void;
 }
 
@@ -36,24 +39,27 @@ interface Link {
   error: unknown;
 }
 
+/** A control connection of a source that has come back, with where it can be reached by RDMA now. */
+export interface Resumption {
+  peer: Peer;
+  rdma: Rendezvous | null;
+}
+
 /** A state is small; what makes a handover large is its page set. */
 const MAX_STATE_BYTES = 1 << 20;
 
-const WINDOW = {
-  /** Without a limit: enough to keep a fast link busy. */
-  unlimited: { precopy: 4 << 20, postcopy: 512 << 10 },
-  /** With one: so many milliseconds of the link, so that an end or a fault waits no longer than that. */
-  precopyMs: 4,
-  postcopyMs: 1,
-  minBytes: 64 << 10,
-} as const;
+/** sizeof(struct gyges_region), and the fewest pages that an entry of a long table is reckoned to name. */
+const REGION_BYTES = 24;
+const REGION_PAGES = 64;
+/** What a message takes of free words. */
+const MAX_WORDS = 4096;
 
 export class DestinationMigration {
   readonly #options: DestinationOptions;
   readonly #states: StateMachine<DestinationState>;
-  readonly #resumed: ((peer: Peer) => void)[] = [];
+  readonly #resumed: ((back: Resumption) => void)[] = [];
   #machine: Machine | null = null;
-  #sink: PageSink | null = null;
+  #pager: DestinationPager | null = null;
   #watch: SinkWatch | null = null;
   #offer: MessageOf<"offer"> | null = null;
   #peer: Peer | null = null;
@@ -90,7 +96,7 @@ export class DestinationMigration {
   }
 
   get stats(): WireStats {
-    if (this.#sink && !this.#sink.gone) this.#last = toWireStats(this.#sink.stats());
+    if (this.#pager && !this.#pager.gone) this.#last = toWireStats(this.#pager.stats());
     return this.#last;
   }
 
@@ -118,18 +124,18 @@ export class DestinationMigration {
 
   /** A page connection whose hello named this session. Takes the channel over. */
   addPages(channel: Channel, role: PageRole): void {
-    if (!this.#sink || this.#sink.gone) {
+    if (!this.#pager || this.#pager.gone) {
       channel[Symbol.dispose]();
       return;
     }
-    this.#sink.add(channel, role);
+    this.#pager.addPages(channel, role);
   }
 
   /** A control connection whose hello named this session, after the first was lost. */
-  resume(peer: Peer): void {
+  resume(back: Resumption): void {
     const waiting = this.#resumed.shift();
-    if (waiting) waiting(peer);
-    else peer[Symbol.dispose]();
+    if (waiting) waiting(back);
+    else back.peer[Symbol.dispose]();
   }
 
   /** Whether a control connection of this session would be taken up. */
@@ -155,16 +161,14 @@ export class DestinationMigration {
 
   async #prepare(peer: Peer): Promise<void> {
     const { message: offer } = await peer.expect("offer", DEADLINE_MS.answer);
-    const rate = offer.bandwidth_bytes_per_s;
+    let why: string;
     try {
       checkOffer(offer);
-      this.#machine = await this.#options.build(offer.machine);
-      this.#sink = new PageSink(this.#machine.ram, {
-        precopyWindowBytes: windowOf(rate, WINDOW.precopyMs, WINDOW.unlimited.precopy),
-        postcopyWindowBytes: windowOf(rate, WINDOW.postcopyMs, WINDOW.unlimited.postcopy),
-        prefetch: offer.prefetch,
-      });
-      this.#watch = new SinkWatch(this.#sink);
+      const settled = await settle(offer, { choice: this.#options.pager, build: this.#options.build });
+      this.#machine = settled.machine;
+      this.#pager = settled.pager;
+      this.#watch = new SinkWatch(settled.pager);
+      why = settled.why;
     } catch (error) {
       const { field, ours, theirs } = error instanceof HandshakeError
         ? error
@@ -173,8 +177,10 @@ export class DestinationMigration {
       throw error;
     }
     this.#offer = offer;
-    peer.maxPayloadBytes = MAX_STATE_BYTES + PageSet.encodedBound(this.#machine.ram.pages);
-    await peer.send({ type: "accepted" });
+    const { kind, transport } = this.#pager;
+    peer.maxPayloadBytes = payloadBound(this.#machine.ram.pages, transport);
+    this.#options.onEvent({ type: "note", level: "info", detail: `Pages move by ${why}` });
+    await peer.send({ type: "accepted", pager: kind, transport, why: why.slice(0, MAX_WORDS) });
   }
 
   /** A link lost in doubt is waited for: giving up could lose a guest whose `run` is on its way. */
@@ -196,16 +202,18 @@ export class DestinationMigration {
       const { message, payload } = await peer.receive(this.#patienceMs());
       switch (message.type) {
         case "round":
-          await this.#startRound(peer, message, payload);
+          await this.#startRound(peer, message, await this.#takeRegions(message, payload));
           break;
         case "end_round":
-          this.#pages.endRound();
+          await this.#pages.endRound();
           break;
-        case "discard":
-          await peer.send({ type: "discarded", wanted_pages: await this.#pages.discard(payload) });
+        case "discard": {
+          const set = await this.#takeRegions(message, payload);
+          await peer.send({ type: "discarded", wanted_pages: await this.#pages.discard(set) });
           break;
+        }
         case "handover":
-          await this.#load(peer, message, payload);
+          await this.#load(peer, message, await this.#takeRegions(message, payload));
           break;
         case "run":
           return await this.#run(peer);
@@ -215,6 +223,18 @@ export class DestinationMigration {
           throw new ProtocolError(`Got "${message.type}" from the source in state "${this.state}"`);
       }
     }
+  }
+
+  /** Takes in the region table that stands before what a message is about; resolves with the rest. */
+  async #takeRegions(
+    { type, regions_bytes: bytes }: MessageOf<"round" | "discard" | "handover">,
+    payload: Uint8Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    if (bytes > payload.length) {
+      throw new ProtocolError(`The "${type}" says ${bytes} bytes of regions and has ${payload.length}`);
+    }
+    if (bytes > 0) await this.#pages.setRegions(payload.slice(0, bytes));
+    return bytes > 0 ? payload.slice(bytes) : payload;
   }
 
   /** A source in pre-copy may be silent for as long as a round takes; keepalive finds it when it dies. */
@@ -266,7 +286,7 @@ export class DestinationMigration {
     this.#states.to("running", "the guest runs here");
     // Before prefetch begins to compete for this host: the source measures the downtime by this message.
     await peer.send({ type: "running" }).catch(() => {});
-    this.#pages.run();
+    await this.#pages.run();
   }
 
   async #giveUp(error: unknown): Promise<GygesError> {
@@ -275,7 +295,7 @@ export class DestinationMigration {
     await this.#peer?.send({ type: "failed", message: messageOf(cause).slice(0, 4000) }).catch(() => {});
     this.#peer?.[Symbol.dispose]();
     this.#last = this.stats;
-    await this.#sink?.[Symbol.asyncDispose]();
+    await this.#pager?.[Symbol.asyncDispose]();
     await this.#machine?.[Symbol.asyncDispose]();
     this.#machine = null;
     this.#states.to("failed", "the guest runs at the source");
@@ -303,7 +323,7 @@ export class DestinationMigration {
         link = listen(await this.#pause(link.peer, error));
       }
     }
-    this.#pages.disarm();
+    await this.#pages.disarm();
     this.#states.to("completed", "every page is here");
     const summary = await this.#sayGoodbye(link);
     this.#last = this.stats;
@@ -347,7 +367,7 @@ export class DestinationMigration {
       link.peer[Symbol.dispose]();
       if (link.message?.type === "finished") return link.message.summary;
       const next = await this.#nextPeer(DEADLINE_MS.reconnect);
-      link = next ? listen(next) : null;
+      link = next ? listen(next.peer) : null;
     }
     return this.ownSummary();
   }
@@ -363,25 +383,48 @@ export class DestinationMigration {
   /** Drops what is left of the link and waits, without end, for the source to come back. */
   async #untilBack(lost: Peer, error: unknown): Promise<Peer> {
     lost[Symbol.dispose]();
-    await this.#pages.dropChannels();
+    await this.#pages.dropLink();
     await this.#events.forgetLosses();
-    let peer = await this.#nextPeer(DEADLINE_MS.reconnect);
-    if (!peer) this.#reportLoss(error);
-    peer ??= await this.#nextPeer(0);
-    if (!peer) throw new Error("A wait without a deadline has ended");
-    this.#peer = peer;
-    return peer;
+    let reported = false;
+    for (;;) {
+      const back = await this.#nextPeer(reported ? 0 : DEADLINE_MS.reconnect);
+      if (back && await this.#relink(back)) return this.#peer = back.peer;
+      if (!back && !reported) {
+        this.#reportLoss(error);
+        reported = true;
+      }
+    }
+  }
+
+  /** Over RDMA this side connects again too; a source that cannot be reached that way will try anew. */
+  async #relink({ peer, rdma }: Resumption): Promise<boolean> {
+    // One that comes back without an address has only a word to say.
+    if (!rdma) return true;
+    try {
+      await this.#pages.connect(rdma);
+      return true;
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error;
+      this.#options.onEvent({
+        type: "note",
+        level: "warning",
+        detail: `The source is back, but not by RDMA: ${error.message}`,
+      });
+      peer[Symbol.dispose]();
+      await this.#pages.dropLink();
+      return false;
+    }
   }
 
   /** The control connection of a source that has come back; null after `timeoutMs`, 0: no deadline. */
-  async #nextPeer(timeoutMs: number): Promise<Peer | null> {
-    const next = Promise.withResolvers<Peer | null>();
+  async #nextPeer(timeoutMs: number): Promise<Resumption | null> {
+    const next = Promise.withResolvers<Resumption | null>();
     this.#resumed.push(next.resolve);
     using late = timeoutMs > 0 ? delay(timeoutMs) : null;
     void late?.promise.then(() => next.resolve(null));
-    const peer = await next.promise;
-    if (!peer) this.#resumed.splice(this.#resumed.indexOf(next.resolve), 1);
-    return peer;
+    const back = await next.promise;
+    if (!back) this.#resumed.splice(this.#resumed.indexOf(next.resolve), 1);
+    return back;
   }
 
   #reportLoss(error: unknown): void {
@@ -403,6 +446,8 @@ export class DestinationMigration {
     const guest = this.#built.report();
     return makeSummary({
       mode: this.mode ?? "full",
+      pager: this.#pages.kind,
+      transport: this.#pages.transport,
       tls: this.#options.tls,
       ramBytes: this.#built.ram.bytes,
       pageBytes: PAGE_BYTES,
@@ -415,9 +460,9 @@ export class DestinationMigration {
     });
   }
 
-  get #pages(): PageSink {
-    if (!this.#sink) throw new ProtocolError("The source speaks of pages before it has made an offer");
-    return this.#sink;
+  get #pages(): DestinationPager {
+    if (!this.#pager) throw new ProtocolError("The source speaks of pages before it has made an offer");
+    return this.#pager;
   }
 
   get #events(): SinkWatch {
@@ -453,9 +498,10 @@ function checkOffer(offer: MessageOf<"offer">): void {
   }
 }
 
-function windowOf(rate: number, ms: number, unlimited: number): number {
-  if (rate === 0) return unlimited;
-  return Math.round(Math.min(unlimited, Math.max(WINDOW.minBytes, rate * ms / 1000)));
+/** The largest payload that a source may send: regions, a machine's state, a page set. */
+function payloadBound(pages: number, transport: Transport): number {
+  const regions = transport === "rdma" ? REGION_BYTES * (1 + Math.ceil(pages / REGION_PAGES)) : 0;
+  return regions + MAX_STATE_BYTES + PageSet.encodedBound(pages);
 }
 
 function messageOf(error: unknown): string {

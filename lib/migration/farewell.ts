@@ -15,7 +15,7 @@ export async function tellGivenUp(ticket: Ticket, session: string): Promise<void
   const deadline = performance.now() + DEADLINE_MS.reconnect;
   while (performance.now() < deadline) {
     try {
-      const { peer } = await openControl(ticket, session);
+      const { peer } = await openControl(ticket, { session });
       using _ = peer;
       return await peer.send({ type: "failed", message: "the source gave up" });
     } catch (error) {

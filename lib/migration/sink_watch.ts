@@ -1,17 +1,17 @@
-/** Turns the sink's events into flags that anybody may wait for; none is lost between two looks. */
-import type { PageSink } from "../../ffi/page_sink.ts";
+/** Turns a pager's events into flags that anybody may wait for; none is lost between two looks. */
 import type { PagerEvents } from "../../ffi/page_source.ts";
+import type { DestinationPager } from "../pager/pager.ts";
 
 const SLICE_MS = 1_000;
 
 export class SinkWatch {
-  readonly #sink: PageSink;
+  readonly #pager: DestinationPager;
   #seen: PagerEvents = { roundDone: false, complete: false, linkLost: false, failed: false };
   #changed = Promise.withResolvers<void>();
   #looks = 0;
 
-  constructor(sink: PageSink) {
-    this.#sink = sink;
+  constructor(pager: DestinationPager) {
+    this.#pager = pager;
     void this.#pump();
   }
 
@@ -28,7 +28,7 @@ export class SinkWatch {
   async roundEnded(): Promise<boolean> {
     for (;;) {
       const { changed } = this;
-      if (this.#seen.linkLost || this.#seen.failed || this.#sink.gone) return false;
+      if (this.#seen.linkLost || this.#seen.failed || this.#pager.gone) return false;
       if (this.#seen.roundDone) {
         this.#seen = { ...this.#seen, roundDone: false };
         return true;
@@ -41,17 +41,17 @@ export class SinkWatch {
   async forgetLosses(): Promise<void> {
     // The look under way, and what it finds, belong to the past; so does one that it may have found just now.
     const until = this.#looks + 2;
-    while (this.#looks < until && !this.#sink.gone) {
+    while (this.#looks < until && !this.#pager.gone) {
       const { changed } = this;
-      this.#sink.wake();
+      this.#pager.wake();
       await changed;
     }
     this.#seen = { ...this.#seen, linkLost: false, failed: false };
   }
 
   async #pump(): Promise<void> {
-    while (!this.#sink.gone) {
-      const events = await this.#sink.wait(SLICE_MS);
+    while (!this.#pager.gone) {
+      const events = await this.#pager.wait(SLICE_MS);
       this.#looks++;
       if (events) this.#merge(events);
       const { resolve } = this.#changed;

@@ -7,16 +7,17 @@
 import { applySkipDirty } from "../../ffi/inject.ts";
 import { NativeError } from "../../ffi/native_error.ts";
 import { PageSet } from "../../ffi/page_set.ts";
-import { PageSource } from "../../ffi/page_source.ts";
-import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
+import { EXIT, GygesError, HandshakeError, MigrationError, PreflightError } from "../errors.ts";
 import type { GygesEvent, SourceState, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
 import type { MigrateOptions } from "../options.ts";
+import { sourcePager } from "../pager/choose.ts";
+import type { SourcePager, TransportOffer } from "../pager/pager.ts";
 import type { MessageOf, WireStats } from "../wire/messages.ts";
 import { type Peer, ProtocolError } from "../wire/peer.ts";
 import type { Ticket } from "../wire/ticket.ts";
 import { GoneWatch, tellGivenUp } from "./farewell.ts";
-import { openAllPages, openControl } from "./link.ts";
+import { openControl } from "./link.ts";
 import { decide, type FinishedRound } from "./precopy_policy.ts";
 import { promiseOf } from "./promise.ts";
 import { COMMITTED_SOURCE_STATES, SOURCE_TRANSITIONS, StateMachine } from "./states.ts";
@@ -36,6 +37,8 @@ const RESERVE_MAX_MS = 50;
 /** The last round of pre-copy mode, with the guest stopped, has no limit of its own. */
 const LAST_ROUND_MS = 3_600_000;
 
+const NOTHING = new Uint8Array(0);
+
 export class SourceMigration {
   readonly mode: MigrateOptions["mode"];
   readonly #machine: Machine;
@@ -46,10 +49,12 @@ export class SourceMigration {
   readonly #abort = new AbortController();
   readonly #startedAt = performance.now();
   readonly #pages: number;
-  #source: PageSource | null = null;
+  readonly #pager: SourcePager;
   #peer: Peer | null = null;
   #session = "";
-  #tracking = false;
+  #settled: Pick<MessageOf<"accepted">, "pager" | "transport"> = { pager: "user", transport: "tcp" };
+  /** The newest region table that the destination has not been sent. */
+  #unsentRegions: Uint8Array<ArrayBuffer> = NOTHING;
   #precopyMs = 0;
   #rounds: FinishedRound[] = [];
   #stoppedAt = 0;
@@ -61,7 +66,10 @@ export class SourceMigration {
   #servedBefore = 0;
   #lost = false;
 
+  /** Throws UsageError when the guest's RAM was made for another pager than was asked for. */
   constructor(options: SourceOptions) {
+    const { pager, bandwidthBytesPerSecond, prefetchConnections } = options.migrate;
+    this.#pager = sourcePager(pager, options.machine, { bandwidthBytesPerSecond, prefetchConnections });
     this.#machine = options.machine;
     this.#ticket = options.ticket;
     this.#options = options.migrate;
@@ -100,9 +108,9 @@ export class SourceMigration {
     return this.#rounds.length;
   }
 
-  /** Bytes served over page connections so far. */
+  /** Bytes that crossed for pages so far, as far as is known here. */
   get wireBytes(): number {
-    return this.#source && !this.#source.gone ? this.#source.stats().wireBytes : this.#stats.wire_bytes;
+    return (this.#pager.gone ? null : this.#pager.stats()?.wireBytes) ?? this.#stats.wire_bytes;
   }
 
   /** Pages that the destination does not have yet, as far as is known here. */
@@ -130,7 +138,7 @@ export class SourceMigration {
       await this.#pause(error);
     }
     const summary = await this.#serve();
-    await this.#source?.[Symbol.asyncDispose]();
+    await this.#pager[Symbol.asyncDispose]();
     return summary;
   }
 
@@ -146,22 +154,40 @@ export class SourceMigration {
       );
     }
     this.#onEvent(promiseOf(this.#options, this.#machine.ram.bytes));
+    // Before the ticket is used up: what cannot be had here is not for the destination to find out.
+    const can = await this.#preparePager();
     const { peer, session } = await openControl(this.#ticket);
     this.#session = session;
     this.#take(peer);
     await peer.send({
       type: "offer",
       mode: this.mode,
-      pager: "user",
+      pager: this.#pager.kind,
+      transports: can.transports,
+      ...(can.rdma ? { rdma: can.rdma } : { no_rdma: can.noRdma }),
       machine: this.#machine.shape,
       bandwidth_bytes_per_s: bandwidthBytesPerSecond,
       prefetch,
       prefetch_connections: prefetchConnections,
     });
-    await peer.expect("accepted", DEADLINE_MS.answer);
-    this.#source = new PageSource(this.#machine.ram, bandwidthBytesPerSecond);
-    void this.#watchPages(this.#source);
-    await openAllPages(this.#ticket, session, { source: this.#source, prefetchConnections });
+    const { message: accepted } = await peer.expect("accepted", DEADLINE_MS.settle);
+    if (!can.transports.includes(accepted.transport)) {
+      throw new ProtocolError(`The destination settled on ${accepted.transport}, which was not offered`);
+    }
+    this.#settled = accepted;
+    this.#note(`Pages move by ${accepted.why}`);
+    void this.#watchPages();
+    await this.#connectPager();
+  }
+
+  #preparePager(): Promise<TransportOffer> {
+    const { transport, rdmaListen } = this.#options;
+    return this.#pager.prepare({ transport, rdmaListen, towards: this.#ticket.host });
+  }
+
+  #connectPager(): Promise<void> {
+    const { transport } = this.#settled;
+    return this.#pager.connect({ transport, ticket: this.#ticket, session: this.#session });
   }
 
   async #precopy(): Promise<void> {
@@ -170,15 +196,14 @@ export class SourceMigration {
     this.#states.to("precopy", `pulling pages for ${precopyTimeoutMs / 1000} s at most while the guest runs`);
     const startedAt = performance.now();
     // Tracking first: a page written during the scan is then in the set or in the log, or in both.
-    await this.#machine.dirtyStart();
-    this.#tracking = true;
+    await this.#pager.dirtyStart();
     let dirty = new PageSet(this.#pages);
-    this.#presentPages = await this.#pageSource.scanPresent(dirty);
+    this.#presentPages = await this.#pager.scanPresent(dirty);
     const endAt = startedAt + precopyTimeoutMs - Math.min(RESERVE_MAX_MS, precopyTimeoutMs * RESERVE_SHARE);
     for (;;) {
       const round = await this.#round(dirty, endAt - performance.now());
       dirty = new PageSet(this.#pages);
-      const dirtied = await this.#machine.dirtyCollect(dirty);
+      const dirtied = await this.#pager.dirtyCollect(dirty);
       this.#rounds.push({ ...round, dirtyPages: round.leftPages + dirtied });
       const elapsedMs = performance.now() - startedAt + (startedAt + precopyTimeoutMs - endAt);
       const verdict = decide(this.#rounds, elapsedMs, limits);
@@ -189,7 +214,8 @@ export class SourceMigration {
     // What is left out here is sent by no later set, unless the guest writes it again before the stop.
     applySkipDirty(dirty);
     // Stale pages are dropped while the guest still runs, so that the downtime pays only for the very last ones.
-    await this.#connected.send({ type: "discard" }, dirty.encode());
+    await this.#refreshRegions();
+    await this.#sendSet({ type: "discard" }, dirty.encode());
     await this.#connected.expect("discarded", DEADLINE_MS.answer);
     this.#precopyMs = performance.now() - startedAt;
   }
@@ -198,8 +224,9 @@ export class SourceMigration {
     const startedAt = performance.now();
     const before = this.#stats;
     const round = this.#rounds.length + 1;
+    await this.#refreshRegions();
     const limitMs = Math.max(0, Math.round(deadlineMs));
-    await this.#connected.send({ type: "round", round, deadline_ms: limitMs }, set.encode());
+    await this.#sendSet({ type: "round", round, deadline_ms: limitMs }, set.encode());
     const { message } = await this.#connected.expect("round_done", limitMs + DEADLINE_MS.answer);
     if (message.round !== round) {
       throw new ProtocolError(`The destination ends round ${message.round} in round ${round}`);
@@ -216,13 +243,14 @@ export class SourceMigration {
   async #switch(): Promise<void> {
     const last = new PageSet(this.#pages);
     // With the guest running this costs nothing; stopped it would be downtime.
-    if (this.mode === "full") await this.#pageSource.scanPresent(last);
+    if (this.mode === "full") await this.#pager.scanPresent(last);
+    await this.#refreshRegions();
     this.#abort.signal.throwIfAborted();
     this.#stoppedAt = performance.now();
     await this.#machine.stop(DEADLINE_MS.stop);
     this.#states.to("stopped", "the guest is stopped here");
-    if (this.mode === "full") this.#presentPages = await this.#pageSource.scanPresent(last);
-    else await this.#machine.dirtyCollect(last);
+    if (this.mode === "full") this.#presentPages = await this.#pager.scanPresent(last);
+    else await this.#pager.dirtyCollect(last);
     applySkipDirty(last);
     await this.#handOver(await this.#stopAndCopy(last));
     this.#abort.signal.throwIfAborted();
@@ -248,15 +276,24 @@ export class SourceMigration {
   async #handOver(missing: PageSet): Promise<void> {
     this.#states.to("handover", "CPU state and page sets go over");
     const state = this.#machine.save();
-    const set = missing.encode();
-    const payload = new Uint8Array(state.length + set.length);
-    payload.set(state);
-    payload.set(set, state.length);
-    await this.#connected.send({ type: "handover", state_bytes: state.length }, payload);
+    await this.#refreshRegions();
+    await this.#sendSet({ type: "handover", state_bytes: state.length }, state, missing.encode());
     const { message } = await this.#connected.expect("loaded", DEADLINE_MS.handover);
     this.#stats = { ...this.#stats, missing_pages: message.missing_pages };
     this.#missingAtCommit = message.missing_pages;
-    this.#servedBefore = this.#served;
+    this.#servedBefore = this.#served ?? 0;
+  }
+
+  /** What has become present since the destination was last told of it can be read from here on. */
+  async #refreshRegions(): Promise<void> {
+    this.#unsentRegions = await this.#pager.regions() ?? this.#unsentRegions;
+  }
+
+  /** Sends `message` with the regions that are not told yet and then `parts` behind it. */
+  async #sendSet(message: WithSet, ...parts: Uint8Array<ArrayBuffer>[]): Promise<void> {
+    const regions = this.#unsentRegions;
+    this.#unsentRegions = NOTHING;
+    await this.#connected.send({ ...message, regions_bytes: regions.length }, concat([regions, ...parts]));
   }
 
   /** Everything back as it was; the guest runs here. Returns the error to throw. */
@@ -264,15 +301,17 @@ export class SourceMigration {
     const phase = this.state;
     // First of all: telling a destination that is gone may take seconds, and it cannot run the guest without our run.
     if (!this.#machine.running) this.#machine.run();
-    if (this.#tracking) await this.#machine.dirtyStop();
+    await this.#pager.dirtyStop();
     await this.#peer?.send({ type: "failed", message: "the source gave up" }).catch(() => {});
     this.#peer?.[Symbol.dispose]();
     // A cancel closed the connection, a time-out too: a destination that is loaded would wait for us to come back.
     if (phase === "handover") void tellGivenUp(this.#ticket, this.#session);
-    await this.#source?.[Symbol.asyncDispose]();
+    await this.#pager[Symbol.asyncDispose]();
     const cause = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
     this.#states.to("failed", "the guest runs here");
-    if (cause instanceof HandshakeError || cause instanceof MigrationError) return cause;
+    if (cause instanceof HandshakeError || cause instanceof MigrationError || cause instanceof PreflightError) {
+      return cause;
+    }
     return new MigrationError(`${messageOf(cause)}. The guest runs at the source`, {
       phase,
       guestLocation: "source",
@@ -306,9 +345,9 @@ export class SourceMigration {
    * A page connection that fails takes the control connection with it: there is one way to give up or to recover, for
    * all. One watcher for the source's whole life: two would take each other's events.
    */
-  async #watchPages(source: PageSource): Promise<void> {
-    while (!source.gone) {
-      const events = await source.wait(1_000);
+  async #watchPages(): Promise<void> {
+    while (!this.#pager.gone) {
+      const events = await this.#pager.wait(1_000);
       if (events?.linkLost || events?.failed) this.#peer?.[Symbol.dispose]();
     }
   }
@@ -317,6 +356,7 @@ export class SourceMigration {
     this.#stats = complete.stats;
     const summary = makeSummary({
       mode: this.mode,
+      ...this.#settled,
       tls: this.#ticket.tls,
       ramBytes: this.#machine.ram.bytes,
       pageBytes: this.#machine.shape.page_bytes,
@@ -360,8 +400,9 @@ export class SourceMigration {
   }
 
   async #reconnect(): Promise<void> {
-    await this.#pageSource.dropChannels();
-    const { peer, state } = await openControl(this.#ticket, this.#session);
+    await this.#pager.dropLink();
+    const rdma = this.#settled.transport === "rdma" ? (await this.#preparePager()).rdma : null;
+    const { peer, state } = await openControl(this.#ticket, { session: this.#session, ...(rdma ? { rdma } : {}) });
     this.#take(peer);
     // The destination's word decides: it has not heard our run, so the guest has not run there.
     if (state === "loading") {
@@ -369,10 +410,7 @@ export class SourceMigration {
       await peer.expect("running", DEADLINE_MS.answer);
     }
     this.#runsThere();
-    await openAllPages(this.#ticket, this.#session, {
-      source: this.#pageSource,
-      prefetchConnections: this.#options.prefetchConnections,
-    });
+    await this.#connectPager();
   }
 
   #loss(cause: unknown): MigrationError {
@@ -386,15 +424,16 @@ export class SourceMigration {
 
   // ---- small things ----
 
-  /** Pages served over page connections so far. */
-  get #served(): number {
-    const { postcopyPages, zeroPages } = this.#pageSource.stats();
-    return postcopyPages + zeroPages;
+  /** Pages that are known to have left here so far; null where only the destination can tell. */
+  get #served(): number | null {
+    const stats = this.#pager.stats();
+    return stats && stats.postcopyPages + stats.zeroPages;
   }
 
   /** Not every page has left here, so the destination cannot have completed. */
   get #incomplete(): boolean {
-    return this.#served - this.#servedBefore < this.#missingAtCommit;
+    const served = this.#served;
+    return served !== null && served - this.#servedBefore < this.#missingAtCommit;
   }
 
   #take(peer: Peer): void {
@@ -408,14 +447,22 @@ export class SourceMigration {
     return this.#peer;
   }
 
-  get #pageSource(): PageSource {
-    if (!this.#source) throw new Error("There is no page source yet");
-    return this.#source;
-  }
-
   #note(detail: string): void {
     this.#onEvent({ type: "note", level: "info", detail });
   }
+}
+
+type WithSet = DistributiveOmit<MessageOf<"round" | "discard" | "handover">, "regions_bytes">;
+type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never;
+
+function concat(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const whole = new Uint8Array(parts.reduce((bytes, part) => bytes + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }
 
 function word(tls: boolean): string {

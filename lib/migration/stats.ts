@@ -1,7 +1,7 @@
 /** From the shim's counters to what crosses the wire and what operators read. */
 import { type PageStats, percentile } from "../../ffi/page_stats.ts";
 import type { GuestReport, LatencyNs, Summary } from "../events.ts";
-import type { Mode } from "../options.ts";
+import type { Mode, PagerKind, Transport } from "../options.ts";
 import type { WireStats } from "../wire/messages.ts";
 
 export const NO_LATENCY: LatencyNs = { n: 0, p50: 0, p90: 0, p99: 0, p999: 0, max: 0 };
@@ -46,6 +46,9 @@ export function toWireStats(stats: PageStats): WireStats {
 
 export interface SummaryParts {
   mode: Mode;
+  /** The destination's: it is where faults are caught. */
+  pager: PagerKind;
+  transport: Transport;
   tls: boolean;
   ramBytes: number;
   pageBytes: number;
@@ -67,8 +70,8 @@ export function makeSummary(parts: SummaryParts): Summary {
   return {
     type: "summary",
     mode: parts.mode,
-    pager: "user",
-    transport: parts.tls ? "tls" : "tcp",
+    pager: parts.pager,
+    transport: parts.transport === "tcp" && parts.tls ? "tls" : parts.transport,
     ram_bytes: parts.ramBytes,
     page_bytes: parts.pageBytes,
     total_ns: toNs(parts.totalMs),

@@ -10,6 +10,8 @@ export const DEADLINE_MS = {
   secure: 5_000,
   /** Any answer before the commit point that needs no pages. */
   answer: 10_000,
+  /** Building the machine and trying the ways to move pages, each of which may take seconds to fail. */
+  settle: 30_000,
   /** Loading the machine at the destination: the guest stands still meanwhile, here, and runs on here after it. */
   handover: 5_000,
   /** Stopping all vCPUs; they answer in less than one, unless the host is starved. */

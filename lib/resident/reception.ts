@@ -110,18 +110,18 @@ export class Reception implements Disposable {
       await peer.send(refusal);
       throw new Error(refusal.message);
     }
-    if (message.role === "control") return await this.#welcomeControl(peer);
+    if (message.role === "control") return await this.#welcomeControl(peer, message);
     await peer.send({ type: "welcome", session: this.#session ?? "", name: this.#name, state: this.#migration.state });
     this.#migration.addPages(channel, message.role);
   }
 
-  async #welcomeControl(peer: Peer): Promise<void> {
+  async #welcomeControl(peer: Peer, { rdma }: MessageOf<"hello">): Promise<void> {
     const first = this.#session === null;
     this.#session ??= crypto.randomUUID();
     clearTimeout(this.#timer);
     await peer.send({ type: "welcome", session: this.#session, name: this.#name, state: this.#migration.state });
     if (first) this.#first.resolve(peer);
-    else this.#migration.resume(peer);
+    else this.#migration.resume({ peer, rdma: rdma ?? null });
   }
 
   #objection(hello: MessageOf<"hello">): MessageOf<"refused"> | null {

@@ -33,6 +33,12 @@ const migrateSchema = v.object({
   prefetchConnections: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(16)),
   prefetch: v.boolean(),
   tls: v.boolean(),
+  pager: v.picklist(["auto", "user", "kernel"]),
+  transport: v.picklist(["auto", "tcp", "rdma"]),
+  rdmaListen: v.nullable(v.object({
+    host: v.string(),
+    port: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65535)),
+  })),
 });
 const monitorSchema = v.object({ interval_ms: v.pipe(v.number(), v.minValue(MIN_SAMPLE_MS)) });
 const statusSchema = v.object({ verify: v.boolean() });

@@ -2,17 +2,19 @@
  * What source and destination say to each other, one JSON text a frame, some with bytes behind it.
  *
  *   source                                   destination
- *      hello {role, session?}           ->            first on every connection
+ *      hello {role, session?, rdma?}    ->            first on every connection
  *                                       <-   welcome {session, state} | refused
- *      offer {mode, machine, pager}     ->            control connection only from here
- *                                       <-   accepted | refused
- *      ... page connections are opened, each with its hello ...
- *      round {deadline} + page set      ->            pre-copy, any number of times
+ *      offer {mode, machine, pager,     ->            control connection only from here
+ *             transports, rdma?}
+ *      ... RDMA: the destination connects to where the offer says ...
+ *                                       <-   accepted {pager, transport, why} | refused
+ *      ... TCP: page connections are opened, each with its hello ...
+ *      round {deadline} + regions, set  ->            pre-copy, any number of times
  *                                       <-   round_done {left}
- *      discard + page set               ->            last dirty pages while the guest still runs
+ *      discard + regions, set           ->            last dirty pages while the guest still runs
  *                                       <-   discarded {wanted}
  *      (the guest is stopped)
- *      handover + machine state, set    ->
+ *      handover + regions, state, set   ->
  *                                       <-   loaded {missing}
  *      run                              ->            the commit point; sent once
  *                                       <-   running
@@ -23,11 +25,16 @@
  * Before `loaded` either side may say `failed`, and the guest runs on at the source. Between `loaded` and `run` only
  * the source may: it alone knows whether it has sent `run`. A link lost there leaves the destination in doubt; the
  * source comes back, reads in `welcome` whether its `run` was heard, and says it again if it was not.
+ *
+ * Payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a table of remote regions stands before: it
+ * replaces the table that was sent before it, and is empty where that one still holds. Its bytes are an array of
+ * struct gyges_region of kernel/include/uapi/linux/gyges.h, by first page, without overlap. A source that comes back
+ * says in its hello where the destination can connect by RDMA now.
  */
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 
@@ -68,31 +75,55 @@ export const machineSchema = v.object({
 });
 export type WireMachine = v.InferOutput<typeof machineSchema>;
 
+/** Where, and by what secret, a destination gets at the memory of a source by RDMA. */
+export const rendezvousSchema = v.object({
+  /** Numeric addresses of RDMA devices, best first. */
+  addresses: v.pipe(
+    v.array(v.object({
+      host: v.pipe(v.string(), v.ip()),
+      port: v.pipe(count, v.minValue(1), v.maxValue(65535)),
+    })),
+    v.minLength(1),
+    v.maxLength(16),
+  ),
+  /** GYGES_TOKEN_BYTES, in hexadecimal digits. */
+  token: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
+});
+export type Rendezvous = v.InferOutput<typeof rendezvousSchema>;
+
+const pager = v.picklist(["user", "kernel"]);
+const transport = v.picklist(["tcp", "rdma"]);
+
 export const messageSchema = v.variant("type", [
   v.object({
     type: v.literal("hello"),
     protocol: count,
     role: v.picklist(["control", "demand", "prefetch"]),
     session: v.exactOptional(name),
+    rdma: v.exactOptional(rendezvousSchema),
   }),
   v.object({ type: v.literal("welcome"), session: name, name, state: v.picklist(destinationStates) }),
   v.object({ type: v.literal("refused"), field: name, ours: words, theirs: words, message: words }),
   v.object({
     type: v.literal("offer"),
     mode: v.picklist(["hybrid", "full", "precopy"]),
-    pager: v.literal("user"),
+    pager,
+    /** What the source can do; with "rdma" among them, `rdma` says where, without it `no_rdma` why not. */
+    transports: v.pipe(v.array(transport), v.minLength(1), v.maxLength(2)),
+    rdma: v.exactOptional(rendezvousSchema),
+    no_rdma: v.exactOptional(words),
     machine: machineSchema,
     bandwidth_bytes_per_s: count,
     prefetch: v.boolean(),
     prefetch_connections: v.pipe(count, v.minValue(1), v.maxValue(16)),
   }),
-  v.object({ type: v.literal("accepted") }),
-  v.object({ type: v.literal("round"), round: count, deadline_ms: milliseconds }),
+  v.object({ type: v.literal("accepted"), pager, transport, why: words }),
+  v.object({ type: v.literal("round"), round: count, deadline_ms: milliseconds, regions_bytes: count }),
   v.object({ type: v.literal("end_round") }),
   v.object({ type: v.literal("round_done"), round: count, left_pages: count, stats: statsSchema }),
-  v.object({ type: v.literal("discard") }),
+  v.object({ type: v.literal("discard"), regions_bytes: count }),
   v.object({ type: v.literal("discarded"), wanted_pages: count }),
-  v.object({ type: v.literal("handover"), state_bytes: count }),
+  v.object({ type: v.literal("handover"), regions_bytes: count, state_bytes: count }),
   v.object({ type: v.literal("loaded"), missing_pages: count }),
   v.object({ type: v.literal("run") }),
   v.object({ type: v.literal("running") }),

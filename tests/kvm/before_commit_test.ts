@@ -284,6 +284,7 @@ kvmTest("an offer of more RAM than the host has is refused by the destination, w
     type: "offer",
     mode: "full",
     pager: "user",
+    transports: ["tcp"],
     machine: {
       kind: "micro",
       ram_bytes: 2 ** 38,
@@ -339,7 +340,7 @@ for (const after of ["welcome", "accepted"] as const) {
       if (hello.type !== "hello" || hello.role !== "control") return;
       if (after === "accepted") {
         await peer.expect("offer", 5_000);
-        await peer.send({ type: "accepted" });
+        await peer.send({ type: "accepted", pager: "user", transport: "tcp", why: "a test" });
       }
       peer[Symbol.dispose]();
     });

@@ -76,6 +76,8 @@ Deno.test("toWireStats() names every counter once and passes the schema of the w
 Deno.test("makeSummary() makes a summary by the schema, with whole nanoseconds", () => {
   const summary = makeSummary({
     mode: "hybrid",
+    pager: "user",
+    transport: "tcp",
     tls: false,
     ramBytes: RAM_BYTES,
     pageBytes: 4096,

@@ -6,6 +6,8 @@ import { type Message, messageSchema } from "../../lib/wire/messages.ts";
 
 const SUMMARY = makeSummary({
   mode: "full",
+  pager: "kernel",
+  transport: "rdma",
   tls: true,
   ramBytes: 1 << 28,
   pageBytes: 4096,
@@ -26,6 +28,7 @@ const EXAMPLES: { [T in Message["type"]]: Extract<Message, { type: T }> } = {
     type: "offer",
     mode: "hybrid",
     pager: "user",
+    transports: ["rdma", "tcp"],
     machine: {
       kind: "micro",
       ram_bytes: 1 << 28,
@@ -42,13 +45,13 @@ const EXAMPLES: { [T in Message["type"]]: Extract<Message, { type: T }> } = {
     prefetch: true,
     prefetch_connections: 2,
   },
-  accepted: { type: "accepted" },
-  round: { type: "round", round: 1, deadline_ms: 1000 },
+  accepted: { type: "accepted", pager: "kernel", transport: "rdma", why: "words" },
+  round: { type: "round", round: 1, deadline_ms: 1000, regions_bytes: 24 },
   end_round: { type: "end_round" },
   round_done: { type: "round_done", round: 1, left_pages: 0, stats: NO_STATS },
-  discard: { type: "discard" },
+  discard: { type: "discard", regions_bytes: 0 },
   discarded: { type: "discarded", wanted_pages: 3 },
-  handover: { type: "handover", state_bytes: 9000 },
+  handover: { type: "handover", regions_bytes: 48, state_bytes: 9000 },
   loaded: { type: "loaded", missing_pages: 3 },
   run: { type: "run" },
   running: { type: "running" },
@@ -76,6 +79,27 @@ for (const [type, example] of Object.entries(EXAMPLES)) {
     }
   });
 }
+
+Deno.test("a rendezvous is taken with numeric addresses and a whole token, and with nothing else", () => {
+  const rdma = {
+    addresses: [{ host: "10.7.0.1", port: 4711 }, { host: "fd00::1", port: 1 }],
+    token: "0a".repeat(32),
+  };
+  for (const message of [EXAMPLES.hello, EXAMPLES.offer]) {
+    assert.deepEqual(v.parse(messageSchema, { ...message, rdma }), { ...message, rdma });
+    const wrong = [
+      { ...rdma, token: "0a".repeat(31) },
+      { ...rdma, token: "0A".repeat(32) },
+      { ...rdma, addresses: [] },
+      { ...rdma, addresses: Array.from({ length: 17 }, () => ({ host: "10.7.0.1", port: 4711 })) },
+      { ...rdma, addresses: [{ host: "evil.example", port: 4711 }] },
+      { ...rdma, addresses: [{ host: "10.7.0.1", port: 0 }] },
+      { addresses: rdma.addresses },
+      null,
+    ];
+    for (const bad of wrong) assert.ok(!fits({ ...message, rdma: bad }), JSON.stringify(bad));
+  }
+});
 
 Deno.test("messages of no known kind, and values that are no messages, are refused", () => {
   for (const value of [null, 0, "run", [], {}, { type: "RUN" }, { type: "resume" }, [EXAMPLES.run]]) {

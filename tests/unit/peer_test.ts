@@ -9,9 +9,9 @@ import { newKey } from "../../lib/wire/ticket.ts";
 const MESSAGES: Message[] = [
   { type: "hello", protocol: PROTOCOL_VERSION, role: "control" },
   { type: "welcome", session: "s", name: "vm", state: "listening" },
-  { type: "accepted" },
-  { type: "round", round: 1, deadline_ms: 0 },
-  { type: "handover", state_bytes: 9000 },
+  { type: "accepted", pager: "user", transport: "tcp", why: "words" },
+  { type: "round", round: 1, deadline_ms: 0, regions_bytes: 0 },
+  { type: "handover", regions_bytes: 24, state_bytes: 9000 },
   { type: "progress", stats: NO_STATS },
   { type: "complete", stats: NO_STATS, guest: { corrupt: 0, verified_pages: 1, largest_stall_ns: 2 } },
   { type: "run" },
