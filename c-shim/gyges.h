@@ -79,6 +79,13 @@ GY_EXPORT int64_t gy_ram_read(struct gy_ram *ram, uint64_t offset, void *buf, ui
 GY_EXPORT int64_t gy_ram_write(struct gy_ram *ram, uint64_t offset, const void *buf, uint64_t len);
 /* Bytes of the file that are allocated. */
 GY_EXPORT int64_t gy_ram_allocated(struct gy_ram *ram);
+/*
+ * gy_ram_create_in() - as gy_ram_create(), with the file in @folder, where gygesfs is mounted: what the kernel pager
+ * moves. The file has no name; it goes with the machine that uses it.
+ * Errors, besides those: ENOENT and ENOTTY nothing of the kind is mounted there, EACCES, EPROTO another version of it,
+ * ENOSPC more than its mount may hold. @err as in gy_vm_create().
+ */
+GY_EXPORT int gy_ram_create_in(const char *folder, uint64_t bytes, struct gy_ram **out, char *err, uint32_t err_bytes);
 
 /* ---- micro-VM ---------------------------------------------------------------------------------- */
 
@@ -313,6 +320,73 @@ GY_EXPORT int gy_sink_disarm(struct gy_sink *sink);
 GY_EXPORT struct gy_page_stats *gy_sink_stats(struct gy_sink *sink);
 GY_EXPORT int gy_sink_wait(struct gy_sink *sink, uint32_t timeout_ms);
 GY_EXPORT void gy_sink_wake(struct gy_sink *sink);
+
+/* ---- kernel pager: what gygesfs does for a RAM file of gy_ram_create_in() ----------------------- */
+
+struct gy_kernel_source;
+
+GY_EXPORT int gy_kernel_source_create(struct gy_ram *ram, struct gy_kernel_source **out);
+/* Ends tracking and export. */
+GY_EXPORT void gy_kernel_source_destroy(struct gy_kernel_source *source);
+/*
+ * Awaits destinations that know @token (32 bytes), at @host and @port; once: -EBUSY after that. Without @host at the
+ * first address of this host that an RDMA device has, the one on the way to @towards before all others.
+ * @address: where it listens, in digits. Returns the port. -ENODEV: no RDMA device there.
+ */
+GY_EXPORT int gy_kernel_source_listen(struct gy_kernel_source *source, const char *host, uint32_t port,
+				      const char *towards, const uint8_t *token, char *address, uint32_t address_bytes);
+/* ORs the present pages into @bitmap; returns their number. */
+GY_EXPORT int64_t gy_kernel_source_scan_present(struct gy_kernel_source *source, uint64_t *bitmap, uint64_t words);
+GY_EXPORT int gy_kernel_source_dirty_start(struct gy_kernel_source *source);
+/* ORs into @bitmap what was written since the last collect. Returns how many pages that were. */
+GY_EXPORT int64_t gy_kernel_source_dirty_collect(struct gy_kernel_source *source, uint64_t *bitmap, uint64_t words);
+GY_EXPORT int gy_kernel_source_dirty_stop(struct gy_kernel_source *source);
+/*
+ * Registers what is present and not registered yet, and writes the table of remote regions, an array of struct
+ * gyges_region. @changed: whether it is another than the last time. Returns its bytes; more than @cap: nothing was
+ * written, come again. Nobody may read meanwhile. -ENOTCONN: no destination has connected.
+ */
+GY_EXPORT int64_t gy_kernel_source_regions(struct gy_kernel_source *source, uint8_t *table, uint64_t cap,
+					   uint32_t *changed);
+
+struct gy_kernel_sink;
+
+struct gy_kernel_sink_config {
+	uint64_t rate;			/* bytes per second, 0 without limit */
+	uint32_t precopy_window_pages;	/* 0: as the module sees fit */
+	uint32_t postcopy_window_pages;
+	uint32_t prefetch;		/* 0: demand only, until no fault has come for a second */
+	uint32_t reserved;
+};
+
+GY_EXPORT int gy_kernel_sink_create(struct gy_ram *ram, const struct gy_kernel_sink_config *config,
+				    struct gy_kernel_sink **out);
+/* Before gy_kernel_sink_arm(): forgets everything. After it, with pages missing: the guest must be gone. */
+GY_EXPORT void gy_kernel_sink_destroy(struct gy_kernel_sink *sink);
+/*
+ * Connects to a source that listens at @host (digits) and @port and knows @token; the first time, and again after a
+ * lost link. -ECONNREFUSED, -ENETUNREACH, -ETIMEDOUT, -ENODEV (no RDMA device on the way), -EPERM.
+ */
+GY_EXPORT int gy_kernel_sink_connect(struct gy_kernel_sink *sink, const char *host, uint32_t port,
+				     const uint8_t *token, uint32_t timeout_ms);
+/* Closes what is left of the link, and forgets what gy_kernel_sink_wait() has not told yet. */
+GY_EXPORT int gy_kernel_sink_drop(struct gy_kernel_sink *sink);
+/* The table of remote regions from here on; between rounds. -EINVAL: it cannot be right. */
+GY_EXPORT int gy_kernel_sink_regions(struct gy_kernel_sink *sink, const uint8_t *table, uint64_t len);
+/* As the functions of struct gy_sink; -ERANGE: a page of the set is in no region. */
+GY_EXPORT int64_t gy_kernel_sink_round(struct gy_kernel_sink *sink, const uint8_t *set, uint64_t len,
+				       uint32_t deadline_ms);
+GY_EXPORT int gy_kernel_sink_end_round(struct gy_kernel_sink *sink);
+GY_EXPORT int64_t gy_kernel_sink_discard(struct gy_kernel_sink *sink, const uint8_t *set, uint64_t len);
+GY_EXPORT int64_t gy_kernel_sink_arm(struct gy_kernel_sink *sink);
+GY_EXPORT int gy_kernel_sink_run(struct gy_kernel_sink *sink);
+/* -EBUSY while pages are missing. */
+GY_EXPORT int gy_kernel_sink_disarm(struct gy_kernel_sink *sink);
+/* Reads the kernel's counters into the block that gy_kernel_sink_stats() gives; any thread, one at a time. */
+GY_EXPORT int gy_kernel_sink_refresh(struct gy_kernel_sink *sink);
+GY_EXPORT struct gy_page_stats *gy_kernel_sink_stats(struct gy_kernel_sink *sink);
+GY_EXPORT int gy_kernel_sink_wait(struct gy_kernel_sink *sink, uint32_t timeout_ms);
+GY_EXPORT void gy_kernel_sink_wake(struct gy_kernel_sink *sink);
 
 /* ---- faults made on purpose, for positive controls ---------------------------------------------- */
 

@@ -1,5 +1,5 @@
 /** A guest's RAM file. */
-import { Handle, OutPointer } from "./handle.ts";
+import { cString, Handle, OutPointer, OutText, type Pointer } from "./handle.ts";
 import { shim } from "./library.ts";
 import { unwrap } from "./native_error.ts";
 
@@ -8,12 +8,27 @@ export const PAGE_BYTES = 4096;
 export class Ram extends Handle implements Disposable {
   readonly bytes: number;
 
-  /** Throws NativeError: ENOMEM, EINVAL (not a multiple of 2 MiB). */
-  constructor(bytes: number) {
-    const out = new OutPointer();
-    unwrap(`make a RAM file of ${bytes} bytes`, shim().gy_ram_create(BigInt(bytes), out.cell));
-    super(out.take("make a RAM file"));
+  private constructor(pointer: Pointer, bytes: number) {
+    super(pointer);
     this.bytes = bytes;
+  }
+
+  /** In anonymous shared memory. Throws NativeError: ENOMEM, EINVAL (not a multiple of 2 MiB). */
+  static create(bytes: number): Ram {
+    const out = new OutPointer();
+    const op = `make a RAM file of ${bytes} bytes`;
+    unwrap(op, shim().gy_ram_create(BigInt(bytes), out.cell));
+    return new Ram(out.take(op), bytes);
+  }
+
+  /** In the gygesfs that is mounted at `folder`. Throws NativeError, as create(), and ENOENT, ENOTTY, EPROTO, ENOSPC. */
+  static createIn(folder: string, bytes: number): Ram {
+    const out = new OutPointer();
+    const err = new OutText();
+    const op = `make a RAM file of ${bytes} bytes in ${folder}`;
+    const result = shim().gy_ram_create_in(cString(folder), BigInt(bytes), out.cell, err.bytes, err.bytes.length);
+    unwrap(op, result, err.text);
+    return new Ram(out.take(op), bytes);
   }
 
   get pages(): number {

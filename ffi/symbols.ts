@@ -11,6 +11,8 @@ export const SYMBOLS = {
   gy_ram_read: { parameters: ["pointer", "u64", "buffer", "u64"], result: "i64" },
   gy_ram_write: { parameters: ["pointer", "u64", "buffer", "u64"], result: "i64" },
   gy_ram_allocated: { parameters: ["pointer"], result: "i64" },
+  // folder, bytes, out, err, err_bytes
+  gy_ram_create_in: { parameters: ["buffer", "u64", OUT, "buffer", "u32"], result: "i32" },
 
   // micro-VM: handle, config, out, err, err_bytes
   gy_vm_create: { parameters: ["pointer", "buffer", OUT, "buffer", "u32"], result: "i32", nonblocking: true },
@@ -83,6 +85,41 @@ export const SYMBOLS = {
   gy_sink_stats: { parameters: ["pointer"], result: "pointer" },
   gy_sink_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
   gy_sink_wake: { parameters: ["pointer"], result: "void" },
+
+  // kernel pager, source; listen: source, host, port, towards, token, address, address_bytes
+  gy_kernel_source_create: { parameters: ["pointer", OUT], result: "i32" },
+  gy_kernel_source_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
+  gy_kernel_source_listen: {
+    parameters: ["pointer", "buffer", "u32", "buffer", "buffer", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  gy_kernel_source_scan_present: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
+  gy_kernel_source_dirty_start: { parameters: ["pointer"], result: "i32", nonblocking: true },
+  gy_kernel_source_dirty_collect: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
+  gy_kernel_source_dirty_stop: { parameters: ["pointer"], result: "i32", nonblocking: true },
+  gy_kernel_source_regions: { parameters: ["pointer", "buffer", "u64", "buffer"], result: "i64", nonblocking: true },
+
+  // kernel pager, destination; connect: sink, host, port, token, timeout_ms
+  gy_kernel_sink_create: { parameters: ["pointer", "buffer", OUT], result: "i32" },
+  gy_kernel_sink_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
+  gy_kernel_sink_connect: {
+    parameters: ["pointer", "buffer", "u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  gy_kernel_sink_drop: { parameters: ["pointer"], result: "i32", nonblocking: true },
+  gy_kernel_sink_regions: { parameters: ["pointer", "buffer", "u64"], result: "i32", nonblocking: true },
+  gy_kernel_sink_round: { parameters: ["pointer", "buffer", "u64", "u32"], result: "i64", nonblocking: true },
+  gy_kernel_sink_end_round: { parameters: ["pointer"], result: "i32" },
+  gy_kernel_sink_discard: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
+  gy_kernel_sink_arm: { parameters: ["pointer"], result: "i64", nonblocking: true },
+  gy_kernel_sink_run: { parameters: ["pointer"], result: "i32" },
+  gy_kernel_sink_disarm: { parameters: ["pointer"], result: "i32", nonblocking: true },
+  gy_kernel_sink_refresh: { parameters: ["pointer"], result: "i32" },
+  gy_kernel_sink_stats: { parameters: ["pointer"], result: "pointer" },
+  gy_kernel_sink_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
+  gy_kernel_sink_wake: { parameters: ["pointer"], result: "void" },
 
   // faults made on purpose
   gy_inject: { parameters: ["u32", "u64"], result: "i32" },

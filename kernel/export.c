@@ -174,13 +174,30 @@ static int accept(struct gyges_conn *conn, const struct rdma_conn_param *asked)
 	return rdma_accept(conn->id, &param);
 }
 
+/*
+ * A destination begins with its demand connection. One that begins anew has lost those that it had, and this end of
+ * them may never notice: nothing is sent from here.
+ */
+static void replace_all_locked(struct gyges_export *exp)
+{
+	struct gyges_conn *conn;
+
+	list_for_each_entry(conn, &exp->conns, node) {
+		if (begin_death(conn))
+			queue_work(gyges_queue, &conn->death);
+	}
+}
+
 static int admit_locked(struct gyges_export *exp, struct rdma_cm_id *id, const struct rdma_conn_param *asked)
 {
+	const struct gyges_cm_request *request = asked->private_data;
 	struct gyges_conn *conn;
 	int ret;
 
 	if (exp->ending || exp->n_conns >= MAX_CONNECTIONS)
 		return -EUSERS;
+	if (request->role == cpu_to_le16(GYGES_ROLE_DEMAND))
+		replace_all_locked(exp);
 	conn = kzalloc(sizeof(*conn), GFP_KERNEL);
 	if (!conn)
 		return -ENOMEM;

@@ -271,12 +271,21 @@ static long ioc_stats(struct gyges_inode *gi, void __user *arg)
 static s64 present(struct gyges_inode *gi, unsigned long *bits)
 {
 	struct address_space *mapping = gi->vfs_inode.i_mapping;
-	pgoff_t page = 0, end = gyges_pages(gi);
+	struct folio_batch batch;
+	pgoff_t next = 0;
+	unsigned int i;
 	s64 n = 0;
 
-	while ((page = next_data(mapping, page, end)) < end) {
-		__set_bit(page++, bits);
-		n++;
+	folio_batch_init(&batch);
+	while (filemap_get_folios(mapping, &next, gyges_pages(gi) - 1, &batch)) {
+		for (i = 0; i < folio_batch_count(&batch); i++) {
+			if (!is_data(batch.folios[i]))
+				continue;
+			__set_bit(batch.folios[i]->index, bits);
+			n++;
+		}
+		folio_batch_release(&batch);
+		cond_resched();
 	}
 	return n;
 }

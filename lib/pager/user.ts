@@ -40,7 +40,7 @@ const NO_RDMA: Lack = {
 export const userPager: Pager = {
   kind: "user",
   lack: (transport: Transport) => transport === "rdma" ? NO_RDMA : null,
-  makeRam: (bytes) => new Ram(bytes),
+  makeRam: (bytes) => Ram.create(bytes),
   source: (machine, options) => new UserSourcePager(machine, options),
   destination: (machine, options) => new UserDestinationPager(machine, options),
 };

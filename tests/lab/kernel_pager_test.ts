@@ -31,7 +31,12 @@ for (const kernel of KERNELS) {
     const figures = await proveComplete(destination, PAGES);
     assert.ok((figures.demand_faults ?? 0) > 100 && (figures.prefetched_pages ?? 0) > 100, JSON.stringify(figures));
     assert.equal(figures.demand_reads, (figures.demand_faults ?? 0) - (figures.joined_faults ?? 0));
-    assert.deepEqual(await destination.figures(`check all ${STAMP}`), { right: PAGES, zero: 0, wrong: 0, first_bad: -1 });
+    assert.deepEqual(await destination.figures(`check all ${STAMP}`), {
+      right: PAGES,
+      zero: 0,
+      wrong: 0,
+      first_bad: -1,
+    });
     await other.close();
     await source.remove();
     await destination.remove();

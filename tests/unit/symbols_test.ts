@@ -17,7 +17,9 @@ const RESULTS: Readonly<Record<string, string>> = {
 
 /** FFI types that may stand for a C parameter. */
 function typesFor(parameter: string): string[] {
-  if (/^(const )?struct gy_(vm_config|sink_config|guest_report|ram_check) \*/.test(parameter)) return ["buffer"];
+  if (/^(const )?struct gy_(vm_config|(kernel_)?sink_config|guest_report|ram_check) \*/.test(parameter)) {
+    return ["buffer"];
+  }
   if (/\*\*/.test(parameter)) return ["buffer"];
   if (/^(const )?struct gy_\w+ \*/.test(parameter)) return ["pointer"];
   if (/\*/.test(parameter)) return ["buffer"];
