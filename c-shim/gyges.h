@@ -323,6 +323,11 @@ GY_EXPORT void gy_sink_wake(struct gy_sink *sink);
 
 /* ---- kernel pager: what gygesfs does for a RAM file of gy_ram_create_in() ----------------------- */
 
+/* 0 where gygesfs is mounted at @folder and may be used; -ENOENT, -ENOTTY (another file system), -EACCES. */
+GY_EXPORT int gy_kernel_at(const char *folder);
+/* RDMA devices of this host. */
+GY_EXPORT int gy_rdma_devices(void);
+
 struct gy_kernel_source;
 
 GY_EXPORT int gy_kernel_source_create(struct gy_ram *ram, struct gy_kernel_source **out);

@@ -86,6 +86,9 @@ export const SYMBOLS = {
   gy_sink_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
   gy_sink_wake: { parameters: ["pointer"], result: "void" },
 
+  gy_kernel_at: { parameters: ["buffer"], result: "i32" },
+  gy_rdma_devices: { parameters: [], result: "i32" },
+
   // kernel pager, source; listen: source, host, port, towards, token, address, address_bytes
   gy_kernel_source_create: { parameters: ["pointer", OUT], result: "i32" },
   gy_kernel_source_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },

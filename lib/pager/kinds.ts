@@ -1,9 +1,10 @@
 /** Every kind of pager that this program has, the better first. */
 import type { PagerKind } from "../options.ts";
 import type { Pager } from "./pager.ts";
+import { kernelPager } from "./kernel.ts";
 import { userPager } from "./user.ts";
 
-export const PAGERS: readonly Pager[] = [userPager];
+export const PAGERS: readonly Pager[] = [kernelPager, userPager];
 
 export function pagerOf(kind: PagerKind): Pager | null {
   return PAGERS.find((pager) => pager.kind === kind) ?? null;

@@ -1,64 +1,14 @@
 /** The user pager between two hosts: each with a kernel and a clock of its own, and a real link in between. */
 import assert from "node:assert/strict";
 import { setTimeout as pause } from "node:timers/promises";
-import type { Summary } from "../../lib/events.ts";
-import type { GygesProcess, StartOptions } from "../helpers/gyges_process.ts";
-import { type Destination, finished, type Holder, prepare, startMove, stopGuest } from "../helpers/pair.ts";
-import { proveReport, proveSourceStill, proveSummary } from "../helpers/proof.ts";
+import { stopGuest } from "../helpers/pair.ts";
+import { proveReport } from "../helpers/proof.ts";
 import { GygesHost } from "./gyges_host.ts";
-import { KERNELS, type Lab, type LabHost, labTest } from "./lab.ts";
+import { KERNELS, type Lab, labTest } from "./lab.ts";
+import { account, inPostcopy, move, prepareAt, proveRecovered, proveWhole, startGuest } from "./moves.ts";
 
-/** Long enough for the link to be cut in the middle; the guest leaves its host's one processor to others. */
+/** Long enough for the link to be cut in the middle. */
 const SLOW = ["--bandwidth", "20Mbit"];
-const GUEST = ["--ram", "32M", "--rate", "5000"];
-
-async function startGuest(host: LabHost, options: StartOptions = {}): Promise<Holder> {
-  const process = new GygesHost(host).start(["vm", "start", "vm", ...GUEST], options);
-  await process.waitFor("guest");
-  return { name: "vm", process };
-}
-
-/** Makes `host` a destination that the other host reaches; each has a name of its own for the guest. */
-function prepareAt(host: LabHost, name: string, options: StartOptions = {}): Promise<Destination> {
-  return prepare(new GygesHost(host), name, ["--listen", `${host.address}:7000`], options);
-}
-
-function move(from: LabHost, guest: Holder, to: Destination, args: readonly string[]): GygesProcess {
-  return startMove(new GygesHost(from), guest, to.ticket, args);
-}
-
-/** Both sides' account of a finished move, and the figures of it. */
-async function account(what: string, guest: Holder, to: Destination, migrate: GygesProcess): Promise<Summary> {
-  const moved = await finished(guest, to, await migrate.endedWith(0));
-  proveSummary(moved);
-  proveSourceStill(moved);
-  const { downtime_ns, total_ns, demand_faults, fault_latency_ns: { p50, p99 } } = moved.summary;
-  const ms = (ns: number) => `${(ns / 1e6).toFixed(1)} ms`;
-  console.log(
-    `lab: ${what}: downtime ${ms(downtime_ns)}, total ${ms(total_ns)}, ` +
-      `${demand_faults} faults of p50 ${ms(p50)}, p99 ${ms(p99)} (emulated)`,
-  );
-  return moved.summary;
-}
-
-/** Stops the guest: it has worked since the move, and all of its memory is right. */
-async function proveWhole(host: LabHost, holder: Holder, { guest }: Summary): Promise<void> {
-  const event = await stopGuest(new GygesHost(host), holder);
-  proveReport(event);
-  assert.ok(event.guest.verified_pages > guest.verified_pages, "the guest stood still where it arrived");
-}
-
-/** Waits until its memory comes, and some of it still has to. */
-async function inPostcopy(migrate: GygesProcess, to: Destination): Promise<void> {
-  await Promise.all([migrate.reached("serving"), to.process.reached("running")]);
-  await pause(500);
-}
-
-function proveRecovered({ states }: GygesProcess): void {
-  const paused = states.indexOf("paused");
-  assert.ok(paused > 0 && ["serving", "running"].includes(states[paused + 1] ?? "nothing"), states.join(" "));
-  assert.equal(states.at(-1), "completed");
-}
 
 for (const kernel of KERNELS) {
   labTest("a guest moves to the other host in full mode, and back in hybrid mode", { kernel }, async (lab) => {
@@ -113,7 +63,7 @@ async function cuts(lab: Lab): Promise<void> {
 labTest("a source host that dies after the commit point leaves the guest waiting", { kernel: "6.12" }, async (lab) => {
   const [one, two] = [lab.host(1), lab.host(2)];
   const soon = { env: { GYGES_RECONNECT_S: "2" } };
-  const [guest, there] = await Promise.all([startGuest(one), prepareAt(two, "there", soon)]);
+  const [guest, there] = await Promise.all([startGuest(one), prepareAt(two, "there", [], soon)]);
   const migrate = move(one, guest, there, ["--mode", "full", ...SLOW]);
   await inPostcopy(migrate, there);
   await lab.kill(one);

@@ -81,7 +81,8 @@ export async function loadGyges(host: LabHost, module: string): Promise<void> {
   // One without a file system is on its way to have one.
   await host.ask(
     `grep -qw gygesfs /proc/filesystems || exit 0
-    mkdir -p -m 0700 /run/gyges/ram && mount -t gygesfs -o mode=0700 gyges /run/gyges/ram`,
+    mkdir -p -m 0700 /run/gyges && mkdir -p -m 0700 /run/gyges/ram &&
+    mount -t gygesfs -o mode=0700 gyges /run/gyges/ram`,
   );
 }
 
