@@ -54,8 +54,9 @@ static void rate_is_held(uint64_t rate)
 	uint64_t began, bytes;
 	double share;
 
-	start(&senders, rate);
+	/* Before the first piece: this thread may be the last of them to run. */
 	began = now_ns();
+	start(&senders, rate);
 	nap_ms(500);
 	bytes = atomic_load(&senders.bytes);
 	share = (double)bytes / ((double)rate * (double)(now_ns() - began) / 1e9);

@@ -19,6 +19,17 @@
 #define RAM_BYTES (32 * MIB)
 #define SLOW_MS 60000u		/* only a hang takes so long, even under a sanitizer on a busy host */
 
+#define SKIPPED 77
+
+/* Says why a program that needs KVM is skipped. */
+static inline bool no_kvm(const char *program)
+{
+	if (!access("/dev/kvm", R_OK | W_OK))
+		return false;
+	printf("skip: %s: /dev/kvm cannot be used (errno %d)\n", program, errno);
+	return true;
+}
+
 static const struct gy_vm_config uniform_1 = {
 	.vcpus = 1, .workload = GY_WORKLOAD_UNIFORM, .write_per_1024 = 512, .seed = 11,
 };

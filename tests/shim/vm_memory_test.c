@@ -330,10 +330,8 @@ static void waiting_guest_can_be_ended(void)
 
 int main(void)
 {
-	if (access("/dev/kvm", R_OK | W_OK)) {
-		fprintf(stderr, "no access to /dev/kvm\n");
-		return 77;
-	}
+	if (no_kvm("vm_memory_test"))
+		return SKIPPED;
 	setbuf(stdout, NULL);
 	dirty_log_is_exact(1);
 	dirty_log_is_exact(2);
