@@ -27,8 +27,7 @@ usage() {
 		usage: ./build.sh COMMAND
 		  build         make dist/gyges; installs what is missing
 		  demo [ARG...] build, then dist/gyges demo ARG...
-		  test [PART...] build, then every test, or the parts named: unit shim cli kvm;
-		                the part lab, of emulated hosts, runs only when it is named
+		  test [PART...] build, then every test, or the parts named: unit shim cli kvm lab
 		  deno ARG...   the pinned Deno, for developers: ./build.sh deno task ok
 		  clean         remove what was built (.cache, with the downloads, stays)
 	END
@@ -159,7 +158,7 @@ main() {
 		;;
 	test)
 		build
-		[[ " $* " != *" lab "* ]] || (take_lock && install_packages "${LAB_PACKAGES[@]}")
+		(($#)) && [[ " $* " != *" lab "* ]] || (take_lock && install_packages "${LAB_PACKAGES[@]}")
 		exec "$DENO" run --quiet -A tests/run.ts "$@"
 		;;
 	deno)

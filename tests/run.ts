@@ -3,8 +3,8 @@
  *
  *     deno run -A tests/run.ts [PART...]
  *
- * A test that cannot run here is skipped, never passed, and says why: it prints a line `skip: NAME: REASON`. Those
- * lines are repeated before the closing line. Exit code 1 if anything failed, a runner crashed or hung, or a part that
+ * A test that cannot run here is skipped, never passed, and says why: it prints a line `skip: NAME: REASON`, or adds it
+ * to the file $GYGES_TEST_SKIPS. The reasons are counted before the closing line. Exit code 1 if anything failed, a runner crashed or hung, or a part that
  * has test files ran no test.
  */
 import { setTimeout as delay } from "node:timers/promises";
@@ -24,8 +24,6 @@ interface Part {
   command: (report: string) => string[];
   count: (stdout: string, report: string) => Counts | null;
   timeoutSeconds: number;
-  /** Runs only when it is named. @default false */
-  onRequest?: boolean;
 }
 
 const DRAIN_MS = 3000;
@@ -61,7 +59,7 @@ const PARTS: Part[] = [
   denoPart("cli", 600),
   denoPart("kvm", 1200),
   // Its figures are worth reading.
-  { ...denoPart("lab", 1200, false), onRequest: true },
+  denoPart("lab", 1800, false),
 ];
 
 /** Counts the cases of a JUnit file; text inside it is escaped, so a tag is a tag. Null if there is no such file. */
@@ -119,7 +117,10 @@ function isNoSuchProcess(error: unknown): boolean {
 }
 
 /** Runs one part; its counts, with a failure added for what no test could report. */
-async function runPart(part: Part, report: string): Promise<{ counts: Counts; stdout: string }> {
+async function runPart(part: Part, reports: string): Promise<{ counts: Counts; skips: string[] }> {
+  const report = `${reports}/${part.name}.xml`;
+  const skipped = `${reports}/${part.name}.skips`;
+  Deno.writeTextFileSync(skipped, "");
   console.log(`== ${part.name}`);
   const [program, ...args] = part.command(report);
   if (program === undefined) throw new Error(`Part ${part.name} has no command`);
@@ -130,7 +131,7 @@ async function runPart(part: Part, report: string): Promise<{ counts: Counts; st
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
-    env: Deno.stdout.isTerminal() ? {} : { NO_COLOR: "1" },
+    env: { GYGES_TEST_SKIPS: skipped, ...(Deno.stdout.isTerminal() ? {} : { NO_COLOR: "1" }) },
   }).spawn();
   // The group is not the terminal's, so Ctrl-C has to be handed on.
   const interrupt = () => {
@@ -164,7 +165,20 @@ async function runPart(part: Part, report: string): Promise<{ counts: Counts; st
   if (seconds >= part.timeoutSeconds) complain(`not done after ${part.timeoutSeconds} s`);
   else if (code !== 0 && counts.failed === 0) complain(`the runner ended with exit code ${code}`);
   else if (counts.passed + counts.failed + counts.skipped === 0) complain("there are test files, but no test ran");
-  return { counts, stdout };
+  return { counts, skips: reasonsIn(stdout + Deno.readTextFileSync(skipped)) };
+}
+
+/** The REASON of every `skip: NAME: REASON`. */
+function reasonsIn(text: string): string[] {
+  return [...text.matchAll(/^skip: .*: (.+)$/gm)].map(([, reason = ""]) => reason);
+}
+
+/** As many lines as there are reasons. */
+function skipLines(skipped: number, skips: readonly string[]): string[] {
+  const lines = [...new Set(skips)].map((reason) =>
+    `skip: ${skips.filter((other) => other === reason).length} tests: ${reason}`
+  );
+  return skips.length < skipped ? [...lines, `skip: ${skipped - skips.length} tests: they do not say why`] : lines;
 }
 
 async function main(names: string[]): Promise<number> {
@@ -179,20 +193,19 @@ async function main(names: string[]): Promise<number> {
   const reports = Deno.makeTempDirSync({ prefix: "gyges-test-" });
   try {
     for (const part of PARTS) {
-      if (names.length > 0 ? !names.includes(part.name) : part.onRequest) continue;
+      if (names.length > 0 && !names.includes(part.name)) continue;
       if (!hasTests(part.folder, part.files) || interrupted) continue;
-      const { counts, stdout } = await runPart(part, `${reports}/${part.name}.xml`);
+      const { counts, skips: reasons } = await runPart(part, reports);
       total.passed += counts.passed;
       total.failed += counts.failed;
       total.skipped += counts.skipped;
-      skips.push(...(stdout.match(/^skip: .*$/gm) ?? []));
+      skips.push(...reasons);
       console.log(`== ${part.name}: ${closingLine(counts)}\n`);
     }
   } finally {
     Deno.removeSync(reports, { recursive: true });
   }
-  for (const skip of new Set(skips)) console.log(skip);
-  if (total.skipped > 0 && skips.length === 0) console.log("skip: tests were skipped that do not say why");
+  for (const line of skipLines(total.skipped, skips)) console.log(line);
   console.log(closingLine(total));
   if (interrupted) return 130;
   return total.failed > 0 || total.passed + total.skipped === 0 ? 1 : 0;

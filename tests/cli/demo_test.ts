@@ -4,20 +4,14 @@ import * as v from "valibot";
 import { listRunning } from "../../lib/control/runtime_dir.ts";
 import { summarySchema } from "../../lib/monitor/summary.ts";
 import { builtFiles } from "../helpers/binary.ts";
-import { hasKvm, Host, isAlive, until } from "../helpers/cli_host.ts";
-
-const kvm = hasKvm();
+import { Host, isAlive, until } from "../helpers/cli_host.ts";
+import { needsKvm } from "../helpers/kvm.ts";
 
 for (const { form, path } of builtFiles()) {
   const test = (name: string, body: (host: Host) => Promise<void>) => {
-    if (!kvm) console.log(`skip: ${form}: ${name}: /dev/kvm cannot be opened`);
-    Deno.test({
-      name: `${form}: ${name}`,
-      ignore: !kvm,
-      async fn() {
-        await using host = new Host(path);
-        await body(host);
-      },
+    needsKvm(`${form}: ${name}`, async () => {
+      await using host = new Host(path);
+      await body(host);
     });
   };
 

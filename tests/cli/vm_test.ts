@@ -1,20 +1,14 @@
 /** A guest held in the background by the built file: start, look, verify, stop, and what a kill leaves. */
 import assert from "node:assert/strict";
 import { builtFiles } from "../helpers/binary.ts";
-import { hasKvm, Host, isAlive, until } from "../helpers/cli_host.ts";
-
-const kvm = hasKvm();
+import { Host, isAlive, until } from "../helpers/cli_host.ts";
+import { needsKvm } from "../helpers/kvm.ts";
 
 for (const { form, path } of builtFiles()) {
   const test = (name: string, body: (host: Host) => Promise<void>) => {
-    if (!kvm) console.log(`skip: ${form}: ${name}: /dev/kvm cannot be opened`);
-    Deno.test({
-      name: `${form}: ${name}`,
-      ignore: !kvm,
-      async fn() {
-        await using host = new Host(path);
-        await body(host);
-      },
+    needsKvm(`${form}: ${name}`, async () => {
+      await using host = new Host(path);
+      await body(host);
     });
   };
 

@@ -4,16 +4,6 @@ import type { GygesEvent } from "../../lib/events.ts";
 import { parseEvent } from "../../lib/monitor/summary.ts";
 import { run, type RunResult } from "./binary.ts";
 
-export function hasKvm(): boolean {
-  try {
-    Deno.openSync("/dev/kvm", { read: true, write: true }).close();
-    return true;
-  } catch (error) {
-    if (error instanceof Error) return false;
-    throw error;
-  }
-}
-
 /** The built file with a runtime directory of its own; whatever it started in the background is ended. */
 export class Host implements AsyncDisposable {
   readonly base = Deno.makeTempDirSync({ prefix: "gyges-vm-" });
