@@ -189,12 +189,21 @@ async function keepLogs(folder: string): Promise<string> {
 /** A test with a lab of its own; the consoles of a failed one are kept. */
 export function labTest(name: string, options: LabOptions, body: (lab: Lab) => Promise<void>): void {
   Deno.test(`${options.kernel}: ${name}`, async () => {
-    await using lab = await Lab.boot(options);
+    const lab = await Lab.boot(options);
+    const failures: unknown[] = [];
     try {
       await body(lab);
     } catch (error) {
       lab.fail();
-      throw error;
+      failures.push(error);
     }
+    // Not by `await using`: of two errors Deno would show neither.
+    await lab[Symbol.asyncDispose]().catch((error) => failures.push(error));
+    if (failures.length === 1) throw failures[0];
+    if (failures.length > 1) throw new Error(failures.map(wordsOf).join("\nThen, at the end of the lab: "));
   });
+}
+
+function wordsOf(failure: unknown): string {
+  return failure instanceof Error ? failure.stack ?? failure.message : String(failure);
 }
