@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # Debian packages that the build needs; npm only if there is none (it fetches Deno).
-PACKAGES=(gcc make libc6-dev libssl-dev libzstd-dev zstd)
+PACKAGES=(gcc make libc6-dev libssl-dev libzstd-dev zstd libibverbs-dev librdmacm-dev)
 
 # What the lab needs besides (tests/lab): emulated hosts, and the RDMA programs that run in them. Its kernels are fetched
 # and unpacked into ${GYGES_LAB_CACHE:-~/.cache/gyges-lab}, never installed.

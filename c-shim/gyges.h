@@ -272,6 +272,21 @@ GY_EXPORT void gy_source_drop_channels(struct gy_source *source);
  * the guest stopped it looks only into the holes it saw, which is what makes it quick. Returns their number.
  */
 GY_EXPORT int64_t gy_source_scan_present(struct gy_source *source, uint64_t *bitmap, uint64_t words);
+/*
+ * RDMA: awaits destinations that know @token (32 bytes), at @host (digits) and @port (0: any), besides what channels
+ * there are; once: -EBUSY after that. Without @host at the first address of this host that an RDMA device has, the one
+ * on the way to @towards before all others. @address: where it listens, in digits. Returns the port. -ENOENT no
+ * libraries, -ENODEV no RDMA device there, -ENOMEM less memory may be locked than RAM has, -EADDRINUSE, -EADDRNOTAVAIL.
+ */
+GY_EXPORT int gy_source_listen(struct gy_source *source, const char *host, uint32_t port, const char *towards,
+			       const uint8_t *token, char *address, uint32_t address_bytes, char *err,
+			       uint32_t err_bytes);
+/*
+ * RDMA: where RAM can be read, one struct gyges_region (24 bytes) for all of it. The first call registers it, which
+ * allocates every page of the RAM file: gy_source_scan_present() must have been called before, and what the guest
+ * writes must be tracked from before that on.
+ */
+GY_EXPORT int gy_source_region(struct gy_source *source, uint8_t *region, char *err, uint32_t err_bytes);
 GY_EXPORT struct gy_page_stats *gy_source_stats(struct gy_source *source);
 /* Events since the last call, as a mask; -ETIMEDOUT. Any thread. */
 GY_EXPORT int gy_source_wait(struct gy_source *source, uint32_t timeout_ms);
@@ -287,6 +302,7 @@ struct gy_sink_config {
 	uint64_t postcopy_window_bytes;
 	uint32_t prefetch;		/* 0: demand only, until no fault has come for a second */
 	uint32_t reserved;
+	uint64_t rate;			/* bytes per second over all RDMA links, 0 without limit; TCP: see gy_source_create() */
 };
 
 /* Registers userfaultfd over the guest mapping. @err as in gy_vm_create(). EPERM: see `gyges doctor`. */
@@ -296,6 +312,20 @@ GY_EXPORT int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *co
 GY_EXPORT void gy_sink_destroy(struct gy_sink *sink);
 /* Takes a page connection and owns it, also on failure. After a lost link: takes its place. */
 GY_EXPORT int gy_sink_add(struct gy_sink *sink, struct gy_channel *channel, uint32_t role);
+/*
+ * RDMA: connects to a source that listens at the numeric address @host, by one link for demand and @prefetch_links
+ * (1..16) for the rest, within @timeout_ms. Takes the place of what gy_sink_drop_channels() dropped. ENOENT no
+ * libraries, ENODEV no device leads there, ECONNREFUSED nobody listens or it does not take @token (32 bytes),
+ * ETIMEDOUT, ENETUNREACH, ENOMEM.
+ */
+GY_EXPORT int gy_sink_dial(struct gy_sink *sink, const char *host, uint32_t port, const uint8_t *token,
+			   uint32_t prefetch_links, uint32_t timeout_ms, char *err, uint32_t err_bytes);
+/*
+ * RDMA: an array of struct gyges_region of linux/gyges.h, where which page is; replaces the one before. Every page that
+ * is wanted from then on must have a region: -ERANGE from the call that wants it. -EINVAL malformed, -EBUSY in a round
+ * and after gy_sink_arm().
+ */
+GY_EXPORT int gy_sink_regions(struct gy_sink *sink, const uint8_t *regions, uint64_t len);
 GY_EXPORT void gy_sink_drop_channels(struct gy_sink *sink);
 /*
  * Pre-copy: these pages are (again) only at the source; pull them. One round at a time: -EBUSY. The round ends
@@ -392,6 +422,12 @@ GY_EXPORT int gy_kernel_sink_refresh(struct gy_kernel_sink *sink);
 GY_EXPORT struct gy_page_stats *gy_kernel_sink_stats(struct gy_kernel_sink *sink);
 GY_EXPORT int gy_kernel_sink_wait(struct gy_kernel_sink *sink, uint32_t timeout_ms);
 GY_EXPORT void gy_kernel_sink_wake(struct gy_kernel_sink *sink);
+
+/* ---- RDMA from user space: what this host has --------------------------------------------------- */
+
+/* 0; -ENOENT without the libraries, -ENODEV without a device. Any thread. */
+GY_EXPORT int gy_rdma_usable(char *err, uint32_t err_bytes);
+
 
 /* ---- faults made on purpose, for positive controls ---------------------------------------------- */
 

@@ -4,8 +4,6 @@
  *
  * No thread and no page of ours takes part: the destination reads by itself.
  */
-#include <ifaddrs.h>
-#include <net/if.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -13,6 +11,7 @@
 #include "bitmap.h"
 #include "gyges.h"
 #include "kernel_ioctl.h"
+#include "local_addr.h"
 #include "ram.h"
 
 struct gy_kernel_source {
@@ -54,28 +53,6 @@ void gy_kernel_source_destroy(struct gy_kernel_source *source)
 
 /* ---- where to listen ---- */
 
-/* This host's end of the way to @towards, in digits; false where there is none. Sends nothing. */
-static bool local_end_towards(const char *towards, char *address, uint32_t bytes)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_DGRAM }, *found;
-	struct sockaddr_storage own;
-	socklen_t len = sizeof(own);
-	bool known = false;
-	int fd;
-
-	if (getaddrinfo(towards, "9", &hints, &found))
-		return false;
-	fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0) {
-		known = !connect(fd, found->ai_addr, found->ai_addrlen) &&
-			!getsockname(fd, (struct sockaddr *)&own, &len) &&
-			!getnameinfo((struct sockaddr *)&own, len, address, bytes, NULL, 0, NI_NUMERICHOST);
-		close(fd);
-	}
-	freeaddrinfo(found);
-	return known;
-}
-
 /* Listens at one address. The port, or -errno. */
 static int listen_at(struct gy_kernel_source *source, const char *host, uint32_t port, const uint8_t *token)
 {
@@ -93,42 +70,31 @@ static int listen_at(struct gy_kernel_source *source, const char *host, uint32_t
 	return ntohs(bound.sin_port);
 }
 
-/* Listens at the first address of this host that will do. */
-static int listen_anywhere(struct gy_kernel_source *source, uint32_t port, const uint8_t *token, char *address,
-			   uint32_t bytes)
+/* What local_addr_find() is to try. */
+struct listening {
+	struct gy_kernel_source *source;
+	uint32_t port;
+	const uint8_t *token;
+};
+
+static int try_address(void *arg, const char *host)
 {
-	struct ifaddrs *all;
-	int ret = -ENODEV;
+	struct listening *listening = arg;
 
-	if (getifaddrs(&all))
-		return -errno;
-	for (const struct ifaddrs *one = all; one && ret < 0; one = one->ifa_next) {
-		sa_family_t family = one->ifa_addr ? one->ifa_addr->sa_family : AF_UNSPEC;
-		socklen_t len = family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-
-		if ((family != AF_INET && family != AF_INET6) || one->ifa_flags & IFF_LOOPBACK ||
-		    getnameinfo(one->ifa_addr, len, address, bytes, NULL, 0, NI_NUMERICHOST))
-			continue;
-		ret = listen_at(source, address, port, token);
-	}
-	freeifaddrs(all);
-	return ret;
+	return listen_at(listening->source, host, listening->port, listening->token);
 }
 
 int gy_kernel_source_listen(struct gy_kernel_source *source, const char *host, uint32_t port, const char *towards,
 			    const uint8_t *token, char *address, uint32_t address_bytes)
 {
-	int ret = -ENODEV;
+	struct listening listening = { .source = source, .port = port, .token = token };
 
 	if (source->exporting)
 		return -EBUSY;
-	if (host) {
-		snprintf(address, address_bytes, "%s", host);
-		return listen_at(source, host, port, token);
-	}
-	if (towards && local_end_towards(towards, address, address_bytes))
-		ret = listen_at(source, address, port, token);
-	return ret < 0 ? listen_anywhere(source, port, token, address, address_bytes) : ret;
+	if (!host)
+		return local_addr_find(towards, try_address, &listening, address, address_bytes);
+	snprintf(address, address_bytes, "%s", host);
+	return listen_at(source, host, port, token);
 }
 
 /* ---- page sets ---- */

@@ -15,9 +15,12 @@
 #include "clock.h"
 #include "events.h"
 #include "inject.h"
+#include "local_addr.h"
 #include "pacer.h"
 #include "page_proto.h"
 #include "ram.h"
+#include "rdma_lib.h"
+#include "rdma_source.h"
 #include "thread.h"
 
 #define MAX_SERVERS 17u		/* one demand connection and 16 for prefetch */
@@ -54,6 +57,7 @@ struct gy_source {
 	struct hole *holes;
 	uint32_t n_holes;
 	bool scanned;
+	struct rdma_source *rdma;	/* NULL: it does not listen */
 	struct gy_page_stats stats;
 };
 
@@ -352,6 +356,8 @@ void gy_source_drop_channels(struct gy_source *source)
 		free(source->servers[i].out);
 	}
 	source->n_servers = 0;
+	if (source->rdma)
+		rdma_source_drop(source->rdma);
 	pacer_restart(&source->pacer);
 	/* The fate of the old channels must not be taken for that of the next. */
 	events_forget(&source->events, GY_EVENT_LINK_LOST | GY_EVENT_FAILED);
@@ -364,12 +370,68 @@ void gy_source_destroy(struct gy_source *source)
 	if (!source)
 		return;
 	gy_source_drop_channels(source);
+	rdma_source_close(source->rdma);
 	pthread_mutex_destroy(&source->lock);
 	events_destroy(&source->events);
 	pacer_destroy(&source->pacer);
 	free(source->allocated);
 	free(source->holes);
 	free(source);
+}
+
+/* What local_addr_find() is to try. */
+struct listening {
+	struct gy_source *source;
+	uint32_t port;
+	const uint8_t *token;
+	struct gy_err err;
+};
+
+/* The port, or -errno. */
+static int listen_at(void *arg, const char *host)
+{
+	struct listening *listening = arg;
+	struct gy_source *source = listening->source;
+	int ret = rdma_source_open(source->ram, &source->events, host, listening->port, listening->token,
+				   &source->rdma, &listening->err);
+
+	return ret ? ret : (int)rdma_source_port(source->rdma);
+}
+
+int gy_source_listen(struct gy_source *source, const char *host, uint32_t port, const char *towards,
+		     const uint8_t *token, char *address, uint32_t address_bytes, char *err, uint32_t err_bytes)
+{
+	struct listening listening = { .source = source, .port = port, .token = token, .err = { err, err_bytes } };
+	int ret;
+
+	if (source->rdma)
+		return -EBUSY;
+	/* What is the same at every address is told first. */
+	ret = gy_rdma_usable(err, err_bytes);
+	if (!ret)
+		ret = rdma_may_pin(source->ram->bytes, &listening.err);
+	if (ret)
+		return ret;
+	if (!host) {
+		ret = local_addr_find(towards, listen_at, &listening, address, address_bytes);
+		return ret != -ENODEV ? ret : gy_err_set(&listening.err, ret, "no RDMA device has an address");
+	}
+	snprintf(address, address_bytes, "%s", host);
+	return listen_at(&listening, host);
+}
+
+int gy_source_region(struct gy_source *source, uint8_t *region, char *err, uint32_t err_bytes)
+{
+	struct gy_err words = { err, err_bytes };
+	struct gyges_region whole;
+	int ret;
+
+	if (!source->rdma || !source->scanned)
+		return -EINVAL;
+	ret = rdma_source_region(source->rdma, &whole, &words);
+	if (!ret)
+		memcpy(region, &whole, sizeof(whole));
+	return ret;
 }
 
 struct gy_page_stats *gy_source_stats(struct gy_source *source)

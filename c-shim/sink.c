@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "inject.h"
 #include "page_set.h"
+#include "region_table.h"
 #include "sink.h"
 #include "thread.h"
 
@@ -82,9 +83,12 @@ int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *config, stru
 	pthread_mutex_init(&sink->waiters.lock, NULL);
 	pthread_mutex_init(&sink->fault_lock, NULL);
 	pthread_cond_init(&sink->fault_taken, NULL);
-	ret = uffd_open(&sink->uffd, ram->guest, ram->bytes, err, err_bytes);
+	ret = pacer_init(&sink->pacer, config->rate);
 	if (ret)
 		goto err_events;
+	ret = uffd_open(&sink->uffd, ram->guest, ram->bytes, err, err_bytes);
+	if (ret)
+		goto err_pacer;
 	ret = start_fault_thread(sink);
 	if (ret)
 		goto err_uffd;
@@ -93,6 +97,8 @@ int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *config, stru
 
 err_uffd:
 	uffd_close(&sink->uffd);
+err_pacer:
+	pacer_destroy(&sink->pacer);
 err_events:
 	events_destroy(&sink->events);
 err_state:
@@ -110,9 +116,11 @@ void gy_sink_destroy(struct gy_sink *sink)
 	atomic_store(&sink->fault.stop, true);
 	sink_conn_wake(&sink->fault);
 	pthread_join(sink->fault.thread, NULL);
-	gy_channel_destroy(sink->fault_next);
+	sink_link_destroy(sink->fault_next);
 	sink_conn_exit(&sink->fault);
 	uffd_close(&sink->uffd);
+	pacer_destroy(&sink->pacer);
+	free(sink->table);
 	pthread_cond_destroy(&sink->fault_taken);
 	pthread_mutex_destroy(&sink->fault_lock);
 	pthread_mutex_destroy(&sink->waiters.lock);
@@ -124,20 +132,20 @@ void gy_sink_destroy(struct gy_sink *sink)
 
 /* ---- connections ---- */
 
-static int add_demand(struct gy_sink *sink, struct gy_channel *channel)
+static int add_demand(struct gy_sink *sink, struct sink_link *link)
 {
-	struct gy_channel *old;
+	struct sink_link *old;
 
 	pthread_mutex_lock(&sink->fault_lock);
 	old = sink->fault_next;
-	sink->fault_next = channel;
+	sink->fault_next = link;
 	pthread_mutex_unlock(&sink->fault_lock);
-	gy_channel_destroy(old);
+	sink_link_destroy(old);
 	sink_conn_wake(&sink->fault);
 	return 0;
 }
 
-static int add_prefetch_locked(struct gy_sink *sink, struct gy_channel *channel)
+static int add_prefetch_locked(struct gy_sink *sink, struct sink_link *link)
 {
 	struct sink_conn *conn;
 	int ret;
@@ -150,7 +158,7 @@ static int add_prefetch_locked(struct gy_sink *sink, struct gy_channel *channel)
 	ret = sink_conn_init(conn, sink, false);
 	if (ret)
 		goto err_free;
-	conn->channel = channel;
+	conn->link = link;
 	ret = thread_start(&conn->thread, "gy-prefetch", sink_prefetch_thread, conn);
 	if (ret)
 		goto err_conn;
@@ -158,25 +166,35 @@ static int add_prefetch_locked(struct gy_sink *sink, struct gy_channel *channel)
 	return 0;
 
 err_conn:
-	conn->channel = NULL;
+	conn->link = NULL;
 	sink_conn_exit(conn);
 err_free:
 	free(conn);
 	return ret;
 }
 
-int gy_sink_add(struct gy_sink *sink, struct gy_channel *channel, uint32_t role)
+int sink_add_link(struct gy_sink *sink, struct sink_link *link, uint32_t role)
 {
 	int ret;
 
 	if (role == GY_ROLE_DEMAND)
-		return add_demand(sink, channel);
+		return add_demand(sink, link);
 	pthread_mutex_lock(&sink->lock);
-	ret = role == GY_ROLE_PREFETCH ? add_prefetch_locked(sink, channel) : -EINVAL;
+	ret = role == GY_ROLE_PREFETCH ? add_prefetch_locked(sink, link) : -EINVAL;
 	pthread_mutex_unlock(&sink->lock);
 	if (ret)
-		gy_channel_destroy(channel);
+		sink_link_destroy(link);
 	return ret;
+}
+
+int gy_sink_add(struct gy_sink *sink, struct gy_channel *channel, uint32_t role)
+{
+	struct sink_link *link = sink_tcp_link(channel);
+
+	if (link)
+		return sink_add_link(sink, link, role);
+	gy_channel_destroy(channel);
+	return -ENOMEM;
 }
 
 /* The list is emptied under the lock and joined without it: the threads take it to hand back their claims. */
@@ -192,7 +210,7 @@ static void drop_prefetch(struct gy_sink *sink)
 	pthread_mutex_unlock(&sink->lock);
 	for (uint32_t i = 0; i < n; i++) {
 		atomic_store(&conn[i]->stop, true);
-		gy_channel_shutdown(conn[i]->channel);
+		conn[i]->link->ops->shutdown(conn[i]->link);
 		sink_conn_wake(conn[i]);
 	}
 	for (uint32_t i = 0; i < n; i++) {
@@ -204,18 +222,20 @@ static void drop_prefetch(struct gy_sink *sink)
 
 void gy_sink_drop_channels(struct gy_sink *sink)
 {
+	pacer_stop(&sink->pacer);
 	drop_prefetch(sink);
 	pthread_mutex_lock(&sink->fault_lock);
-	gy_channel_destroy(sink->fault_next);
+	sink_link_destroy(sink->fault_next);
 	sink->fault_next = NULL;
 	sink->fault_drop = true;
 	/* The thread may be stuck in a write to a dead link. */
-	if (sink->fault.channel)
-		gy_channel_shutdown(sink->fault.channel);
+	if (sink->fault.link)
+		sink->fault.link->ops->shutdown(sink->fault.link);
 	sink_conn_wake(&sink->fault);
 	while (sink->fault_drop)
 		pthread_cond_wait(&sink->fault_taken, &sink->fault_lock);
 	pthread_mutex_unlock(&sink->fault_lock);
+	pacer_restart(&sink->pacer);
 	/* The fate of the old channels must not be taken for that of the next. */
 	events_forget(&sink->events, GY_EVENT_LINK_LOST | (atomic_load(&sink->failed) ? 0 : GY_EVENT_FAILED));
 }
@@ -246,7 +266,12 @@ static int64_t want_set(struct gy_sink *sink, const uint8_t *set, uint64_t len)
 {
 	int64_t ret = gy_set_for_each(set, len, sink->ram->pages, want_run, sink);
 
-	return ret < 0 ? ret : (int64_t)bitmap_count(sink->want, sink->ram->pages);
+	if (ret < 0)
+		return ret;
+	/* A page that no region has could never come. */
+	if (sink->rdma && !region_table_covers(sink->table, sink->want, sink->ram->pages))
+		return -ERANGE;
+	return (int64_t)bitmap_count(sink->want, sink->ram->pages);
 }
 
 int64_t gy_sink_round(struct gy_sink *sink, const uint8_t *set, uint64_t len, uint32_t deadline_ms)

@@ -29,7 +29,7 @@
 #include "channel.h"
 #include "events.h"
 #include "gyges.h"
-#include "page_proto.h"
+#include "pacer.h"
 #include "prefetch.h"
 #include "ram.h"
 #include "uffd.h"
@@ -57,14 +57,38 @@ struct waiters {
 
 struct sink_request {
 	uint32_t tag;
-	uint64_t next;	/* first page not yet replied */
+	uint64_t next;	/* first page that has not come yet */
 	uint64_t end;
+};
+
+struct sink_conn;
+struct sink_link;
+
+/* How pages are asked for and come in: sink_tcp.c and sink_rdma.c. All but shutdown: the connection's thread only. */
+struct sink_link_ops {
+	/* Asks for the request in ring entry @slot; it waits for the link's pace, not for pages. */
+	int (*ask)(struct sink_link *link, struct sink_conn *conn, uint32_t slot);
+	/*
+	 * Places what has arrived, see sink_conn_receive(). After 0, @fd is readable, or has the @events that are set,
+	 * as soon as there may be more.
+	 */
+	int64_t (*receive)(struct sink_link *link, struct sink_conn *conn, short *events);
+	/* Any thread: ends an ask() that waits. */
+	void (*shutdown)(struct sink_link *link);
+	void (*destroy)(struct sink_link *link);
+};
+
+struct sink_link {
+	const struct sink_link_ops *ops;
+	int fd;
+	uint32_t max_pages;	/* of one request */
+	bool paced;		/* ask() waits for the sink's pacer: after each one, a look at what has come */
 };
 
 /* One page connection with what it has in flight. Used by one thread. */
 struct sink_conn {
 	struct gy_sink *sink;
-	struct gy_channel *channel;
+	struct sink_link *link;
 	int wake_fd;
 	bool demand;
 	pthread_t thread;
@@ -74,9 +98,6 @@ struct sink_conn {
 	uint32_t n_requests;
 	uint64_t pages_in_flight;
 	uint32_t next_tag;
-	uint8_t *rx;
-	uint32_t rx_head;
-	uint32_t rx_tail;
 };
 
 struct gy_sink {
@@ -110,8 +131,13 @@ struct gy_sink {
 	struct sink_conn fault;		/* the fault thread and its demand connection */
 	pthread_mutex_t fault_lock;	/* handing a connection to the fault thread and taking it back */
 	pthread_cond_t fault_taken;
-	struct gy_channel *fault_next;
+	struct sink_link *fault_next;
 	bool fault_drop;
+
+	/* RDMA: where pages are at the source. Changes between rounds only, when nobody asks for any. */
+	bool rdma;
+	struct region_table *table;
+	struct pacer pacer;		/* what is asked for over RDMA, where the source has no part in it */
 
 	struct gy_page_stats stats;
 };
@@ -139,8 +165,27 @@ void sink_conn_clear_wake(struct sink_conn *conn);
 int sink_conn_ask(struct sink_conn *conn, uint64_t first, uint32_t count);
 /* Takes in what has arrived and places it. Pages placed, 0 for nothing new, or -errno: the connection is dead. */
 int64_t sink_conn_receive(struct sink_conn *conn, short *events);
+/*
+ * A link's receive() brings @count pages from @first, the next of the oldest request, at @data (NULL: they are zero; the
+ * bytes may be changed). They are placed and taken off the request. -EPROTO: they are not what was asked for.
+ */
+int sink_conn_arrived(struct sink_conn *conn, uint64_t first, uint32_t count, uint8_t *data);
 /* Returns everything in flight to the wanted set. */
 void sink_conn_hand_back(struct sink_conn *conn);
+
+/* ---- sink_tcp.c: a link over a channel ---- */
+
+/* Owns @channel, on success. NULL: no memory. */
+struct sink_link *sink_tcp_link(struct gy_channel *channel);
+
+static inline void sink_link_destroy(struct sink_link *link)
+{
+	if (link)
+		link->ops->destroy(link);
+}
+
+/* Takes @link over, also on failure. */
+int sink_add_link(struct gy_sink *sink, struct sink_link *link, uint32_t role);
 
 /* ---- sink_place.c: a page arrives ---- */
 

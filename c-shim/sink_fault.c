@@ -55,7 +55,7 @@ static int ask_for(struct sink_conn *conn, struct waiter *waiter, uint64_t page)
 {
 	struct gy_sink *sink = conn->sink;
 
-	if (!conn->channel || conn->n_requests == SINK_MAX_REQUESTS || !bitmap_clear(sink->want, page))
+	if (!conn->link || conn->n_requests == SINK_MAX_REQUESTS || !bitmap_clear(sink->want, page))
 		return 0;
 	waiter->asked = true;
 	atomic_fetch_add(&sink->waiters.asked, 1);
@@ -105,12 +105,12 @@ static int ask_again(struct sink_conn *conn)
 	return ret;
 }
 
-/* The channel is gone or to be given back: what it had in flight is wanted again, its waiters unasked. */
-static void drop_channel_locked(struct sink_conn *conn)
+/* The link is gone or to be given back: what it had in flight is wanted again, its waiters unasked. */
+static void drop_link_locked(struct sink_conn *conn)
 {
 	struct waiters *waiters = &conn->sink->waiters;
 
-	if (!conn->channel)
+	if (!conn->link)
 		return;
 	sink_conn_hand_back(conn);
 	pthread_mutex_lock(&waiters->lock);
@@ -118,11 +118,11 @@ static void drop_channel_locked(struct sink_conn *conn)
 		waiters->entry[i].asked = false;
 	atomic_store(&waiters->asked, 0);
 	pthread_mutex_unlock(&waiters->lock);
-	gy_channel_destroy(conn->channel);
-	conn->channel = NULL;
+	sink_link_destroy(conn->link);
+	conn->link = NULL;
 }
 
-/* What other threads asked of this one: a new channel, or to let go of the old. */
+/* What other threads asked of this one: a new link, or to let go of the old. */
 static int take_orders(struct sink_conn *conn)
 {
 	struct gy_sink *sink = conn->sink;
@@ -130,8 +130,8 @@ static int take_orders(struct sink_conn *conn)
 
 	pthread_mutex_lock(&sink->fault_lock);
 	if (sink->fault_drop || sink->fault_next) {
-		drop_channel_locked(conn);
-		conn->channel = sink->fault_next;
+		drop_link_locked(conn);
+		conn->link = sink->fault_next;
 		sink->fault_next = NULL;
 		sink->fault_drop = false;
 		changed = true;
@@ -164,7 +164,7 @@ static int64_t work(struct sink_conn *conn, short *events)
 	}
 	if (done)
 		return done;
-	if (conn->channel)
+	if (conn->link)
 		done = sink_conn_receive(conn, events);
 	return done < 0 ? done : done + n;
 }
@@ -175,16 +175,16 @@ static void wait_for_work(struct sink_conn *conn, short events)
 	struct pollfd p[3] = {
 		{ .fd = conn->wake_fd, .events = POLLIN },
 		{ .fd = sink_phase(sink) >= SINK_ARMED ? sink->uffd.fd : -1, .events = POLLIN },
-		{ .fd = conn->channel ? conn->channel->fd : -1, .events = events },
+		{ .fd = conn->link ? conn->link->fd : -1, .events = events },
 	};
 
 	poll(p, 3, 1000);
 }
 
-static void lose_channel(struct sink_conn *conn, int64_t why)
+static void lose_link(struct sink_conn *conn, int64_t why)
 {
 	pthread_mutex_lock(&conn->sink->fault_lock);
-	drop_channel_locked(conn);
+	drop_link_locked(conn);
 	pthread_mutex_unlock(&conn->sink->fault_lock);
 	/* Without this connection its pages can still come in the background. */
 	pthread_mutex_lock(&conn->sink->lock);
@@ -215,14 +215,14 @@ void *sink_fault_thread(void *arg)
 		if (!ret)
 			ret = take_orders(conn);
 		if (ret < 0) {
-			lose_channel(conn, ret);
+			lose_link(conn, ret);
 			continue;
 		}
 		wait_for_work(conn, events);
 		sink_conn_clear_wake(conn);
 	}
 	pthread_mutex_lock(&conn->sink->fault_lock);
-	drop_channel_locked(conn);
+	drop_link_locked(conn);
 	pthread_mutex_unlock(&conn->sink->fault_lock);
 	return NULL;
 }

@@ -28,10 +28,10 @@ static uint64_t window_pages(const struct gy_sink *sink, bool busy)
 	return pages ? pages : 1;
 }
 
-static uint32_t chunk_pages(uint64_t window, bool busy)
+static uint32_t chunk_pages(const struct sink_link *link, uint64_t window, bool busy)
 {
 	uint64_t chunk = window / 4 ? window / 4 : 1;
-	uint64_t max = busy ? BUSY_CHUNK : PAGE_REQUEST_MAX;
+	uint64_t max = busy && link->max_pages > BUSY_CHUNK ? BUSY_CHUNK : link->max_pages;
 
 	return (uint32_t)(chunk < max ? chunk : max);
 }
@@ -80,6 +80,7 @@ static bool held_back(const struct sink_conn *conn)
 	return conn->n_requests && atomic_load(&conn->sink->waiters.asked);
 }
 
+/* 1: more may be asked for after a look at what has come. 0: nothing more for now. */
 static int ask_more(struct sink_conn *conn)
 {
 	struct gy_sink *sink = conn->sink;
@@ -88,7 +89,7 @@ static int ask_more(struct sink_conn *conn)
 	while (!ret && conn->n_requests < SINK_MAX_REQUESTS && !held_back(conn)) {
 		bool busy = is_busy(sink);
 		uint64_t first, window = window_pages(sink, busy);
-		uint32_t n = chunk_pages(window, busy);
+		uint32_t n = chunk_pages(conn->link, window, busy);
 
 		if (conn->n_requests && conn->pages_in_flight + n > window)
 			break;
@@ -99,6 +100,8 @@ static int ask_more(struct sink_conn *conn)
 		if (!n)
 			break;
 		ret = sink_conn_ask(conn, first, n);
+		if (!ret && conn->link->paced)
+			return 1;
 	}
 	return ret;
 }
@@ -112,7 +115,7 @@ static int wait_ms(const struct gy_sink *sink)
 static void wait_for_work(struct sink_conn *conn, short events)
 {
 	struct pollfd p[2] = {
-		{ .fd = conn->channel->fd, .events = events },
+		{ .fd = conn->link->fd, .events = events },
 		{ .fd = conn->wake_fd, .events = POLLIN },
 	};
 
@@ -128,15 +131,13 @@ void *sink_prefetch_thread(void *arg)
 
 	while (ret >= 0 && !atomic_load(&conn->stop)) {
 		short events = POLLIN;
+		int more = ask_more(conn);
 
-		ret = ask_more(conn);
-		if (ret)
-			break;
-		ret = sink_conn_receive(conn, &events);
-		if (!ret && !atomic_load(&conn->stop))
+		ret = more < 0 ? more : sink_conn_receive(conn, &events);
+		if (!ret && !more && !atomic_load(&conn->stop))
 			wait_for_work(conn, events);
 	}
-	gy_channel_shutdown(conn->channel);
+	conn->link->ops->shutdown(conn->link);
 	sink_conn_hand_back(conn);
 	/* What this connection had in flight must be asked for anew: by the others, and for whoever waits for it. */
 	pthread_mutex_lock(&sink->lock);

@@ -16,7 +16,7 @@ export class OutPointer {
 
 /** Receives a NUL-terminated text from a `char *err` parameter. */
 export class OutText {
-  readonly bytes = new Uint8Array(256);
+  readonly bytes = new Uint8Array(512);
 
   get text(): string {
     const end = this.bytes.indexOf(0);

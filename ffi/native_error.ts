@@ -54,10 +54,13 @@ export class NativeError extends Error {
   readonly errno: number;
   /** "ENOMEM", or "E<number>" for one that has no name here. */
   readonly code: string;
+  /** What was in the way: the library's words, or what the errno means. */
+  readonly detail: string;
 
   constructor(op: string, errno: number, detail = "") {
     const [code, text] = NAMES[errno] ?? [`E${errno}`, "unknown error"];
     super(`Cannot ${op}: ${detail || text} (${code})`);
+    this.detail = detail || text;
     this.op = op;
     this.errno = errno;
     this.code = code;

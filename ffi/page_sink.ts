@@ -1,6 +1,6 @@
 /** The user pager's destination side; its threads, page sets and userfaultfd live in the library. */
 import type { Channel } from "./channel.ts";
-import { Handle, OutPointer, OutText } from "./handle.ts";
+import { cString, Handle, OutPointer, OutText } from "./handle.ts";
 import { shim } from "./library.ts";
 import { unwrap } from "./native_error.ts";
 import { type PagerEvents, pagerEvents, type PageRole, ROLE } from "./page_source.ts";
@@ -11,6 +11,19 @@ export interface PageSinkConfig {
   precopyWindowBytes: number;
   postcopyWindowBytes: number;
   prefetch: boolean;
+  /** Over RDMA, in all; 0 without limit. */
+  bytesPerSecond: number;
+}
+
+export interface RdmaDialOptions {
+  /** Digits. */
+  host: string;
+  port: number;
+  /** GYGES_TOKEN_BYTES */
+  token: Uint8Array<ArrayBuffer>;
+  /** 1 to 16. */
+  prefetchLinks: number;
+  timeoutMs: number;
 }
 
 export class PageSink extends Handle implements AsyncDisposable {
@@ -20,10 +33,11 @@ export class PageSink extends Handle implements AsyncDisposable {
   /** `ram` must outlive this. Throws NativeError; EPERM: this process may not use userfaultfd. */
   constructor(ram: Ram, config: PageSinkConfig) {
     // struct gy_sink_config
-    const raw = new DataView(new ArrayBuffer(24));
+    const raw = new DataView(new ArrayBuffer(32));
     raw.setBigUint64(0, BigInt(config.precopyWindowBytes), true);
     raw.setBigUint64(8, BigInt(config.postcopyWindowBytes), true);
     raw.setUint32(16, config.prefetch ? 1 : 0, true);
+    raw.setBigUint64(24, BigInt(Math.round(config.bytesPerSecond)), true);
     const out = new OutPointer();
     const err = new OutText();
     const op = "catch page faults of guest RAM";
@@ -38,6 +52,31 @@ export class PageSink extends Handle implements AsyncDisposable {
   /** Takes the channel over, also when it throws. */
   add(channel: Channel, role: PageRole): void {
     unwrap("pull over a page connection", shim().gy_sink_add(this.pointer, channel.give(), ROLE[role]));
+  }
+
+  /**
+   * Pulls by RDMA from the source that listens there. Throws NativeError: ECONNREFUSED (nobody listens, or another
+   * token), ENODEV, ENETUNREACH, ETIMEDOUT, ENOENT (no libraries).
+   */
+  async dial({ host, port, token, prefetchLinks, timeoutMs }: RdmaDialOptions): Promise<void> {
+    const err = new OutText();
+    const name = cString(host);
+    const result = await shim().gy_sink_dial(
+      this.pointer,
+      name,
+      port,
+      token,
+      prefetchLinks,
+      timeoutMs,
+      err.bytes,
+      err.bytes.length,
+    );
+    unwrap(`connect to ${host}:${port} by RDMA`, result, err.text);
+  }
+
+  /** Where which page is at the source, see gy_sink_regions(). Throws NativeError EINVAL, EBUSY. */
+  async regions(table: Uint8Array<ArrayBuffer>): Promise<void> {
+    unwrap("take in the source's regions", await shim().gy_sink_regions(this.pointer, table, BigInt(table.length)));
   }
 
   async dropChannels(): Promise<void> {

@@ -1,8 +1,8 @@
 /** Serves the pages of a RAM file; its threads live in the library. */
 import type { Channel } from "./channel.ts";
-import { Handle, OutPointer } from "./handle.ts";
+import { cString, Handle, OutPointer, OutText } from "./handle.ts";
 import { shim } from "./library.ts";
-import { ERRNO, unwrap } from "./native_error.ts";
+import { ERRNO, NativeError, unwrap } from "./native_error.ts";
 import type { PageSet } from "./page_set.ts";
 import { type PageStats, PageStatsView } from "./page_stats.ts";
 import type { Ram } from "./ram.ts";
@@ -30,6 +30,26 @@ export function pagerEvents(op: string, result: number): PagerEvents | null {
   };
 }
 
+export interface RdmaListenOptions {
+  /** Digits; null: the address of an RDMA device of this host, best on the way to `towards`. */
+  host: string | null;
+  /** 0: any. */
+  port: number;
+  towards: string;
+  /** GYGES_TOKEN_BYTES */
+  token: Uint8Array<ArrayBuffer>;
+}
+
+/** struct gyges_region */
+const REGION_BYTES = 24;
+
+/** Why RDMA from user space cannot be used on this host; null: it can. */
+export function noUserRdma(): NativeError | null {
+  const err = new OutText();
+  const result = shim().gy_rdma_usable(err.bytes, err.bytes.length);
+  return result < 0 ? new NativeError("use RDMA", -result, err.text) : null;
+}
+
 export class PageSource extends Handle implements AsyncDisposable {
   readonly #stats: PageStatsView;
   #waiting: Promise<number> = Promise.resolve(0);
@@ -53,6 +73,41 @@ export class PageSource extends Handle implements AsyncDisposable {
   async scanPresent(set: PageSet): Promise<number> {
     const result = await shim().gy_source_scan_present(this.pointer, set.words, BigInt(set.words.length));
     return unwrap("look for present pages", result);
+  }
+
+  /**
+   * Awaits destinations by RDMA; once. Throws NativeError: ENOENT (no libraries), ENODEV (no RDMA device there), ENOMEM
+   * (less memory may be locked than RAM has), EADDRINUSE.
+   */
+  async listen({ host, port, towards, token }: RdmaListenOptions): Promise<{ host: string; port: number }> {
+    const address = new OutText();
+    const err = new OutText();
+    const names = { host: host === null ? null : cString(host), towards: cString(towards) };
+    const result = await shim().gy_source_listen(
+      this.pointer,
+      names.host,
+      port,
+      names.towards,
+      token,
+      address.bytes,
+      address.bytes.length,
+      err.bytes,
+      err.bytes.length,
+    );
+    const bound = unwrap(`await RDMA connections at ${host ?? "any address of this host"}`, result, err.text);
+    return { host: address.text, port: bound };
+  }
+
+  /**
+   * The table of where RAM can be read, see gy_source_region(): the first call allocates all of it. Throws NativeError
+   * ENOMEM with the locked-memory limit.
+   */
+  async region(): Promise<Uint8Array<ArrayBuffer>> {
+    const region = new Uint8Array(REGION_BYTES);
+    const err = new OutText();
+    const result = await shim().gy_source_region(this.pointer, region, err.bytes, err.bytes.length);
+    unwrap("register guest RAM for RDMA", result, err.text);
+    return region;
   }
 
   async dropChannels(): Promise<void> {

@@ -67,6 +67,13 @@ export const SYMBOLS = {
   gy_source_add: { parameters: ["pointer", "pointer", "u32"], result: "i32" },
   gy_source_drop_channels: { parameters: ["pointer"], result: "void", nonblocking: true },
   gy_source_scan_present: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
+  // source, host, port, towards, token, address, address_bytes, err, err_bytes
+  gy_source_listen: {
+    parameters: ["pointer", "buffer", "u32", "buffer", "buffer", "buffer", "u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  gy_source_region: { parameters: ["pointer", "buffer", "buffer", "u32"], result: "i32", nonblocking: true },
   gy_source_stats: { parameters: ["pointer"], result: "pointer" },
   gy_source_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
   gy_source_wake: { parameters: ["pointer"], result: "void" },
@@ -75,6 +82,13 @@ export const SYMBOLS = {
   gy_sink_create: { parameters: ["pointer", "buffer", OUT, "buffer", "u32"], result: "i32" },
   gy_sink_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
   gy_sink_add: { parameters: ["pointer", "pointer", "u32"], result: "i32" },
+  // sink, host, port, token, prefetch_links, timeout_ms, err, err_bytes
+  gy_sink_dial: {
+    parameters: ["pointer", "buffer", "u32", "buffer", "u32", "u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  gy_sink_regions: { parameters: ["pointer", "buffer", "u64"], result: "i32", nonblocking: true },
   gy_sink_drop_channels: { parameters: ["pointer"], result: "void", nonblocking: true },
   gy_sink_round: { parameters: ["pointer", "buffer", "u64", "u32"], result: "i64", nonblocking: true },
   gy_sink_end_round: { parameters: ["pointer"], result: "i32" },
@@ -123,6 +137,9 @@ export const SYMBOLS = {
   gy_kernel_sink_stats: { parameters: ["pointer"], result: "pointer" },
   gy_kernel_sink_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
   gy_kernel_sink_wake: { parameters: ["pointer"], result: "void" },
+
+  // RDMA from user space
+  gy_rdma_usable: { parameters: ["buffer", "u32"], result: "i32" },
 
   // faults made on purpose
   gy_inject: { parameters: ["u32", "u64"], result: "i32" },

@@ -95,6 +95,12 @@ function checkMode(mode: Mode, given: { [key in keyof ModeOptions]: number | und
   };
 }
 
+/** Throws UsageError for an address that nothing would be awaited on. */
+function checkTransport({ transport, rdmaListen }: Pick<MigrateOptions, "transport" | "rdmaListen">): void {
+  if (transport !== "tcp" || rdmaListen === null) return;
+  throw new UsageError("Cannot use --rdma-listen with --transport tcp: leave one of them out");
+}
+
 /** Longest line that can be a ticket. */
 const MAX_TICKET_BYTES = 4096;
 
@@ -118,6 +124,7 @@ export const migrate = command(
     async run({ output }) {
       const { precopyTimeoutMs, switchThresholdMs, downtimeLimitMs } = rest;
       const modeOptions = checkMode(rest.mode, { precopyTimeoutMs, switchThresholdMs, downtimeLimitMs });
+      checkTransport(rest);
       const destination = await ticketFrom(ticket);
       const [{ migrate }, { Interrupts }] = await Promise.all([import("../../lib/api.ts"), import("../signals.ts")]);
       using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });

@@ -77,8 +77,8 @@ export interface SourcePager extends AsyncDisposable {
   connect(link: SourceLink): Promise<void>;
 
   /**
-   * Adds the present pages to `set`: all others are known to be zero. First with the guest running, then, quickly,
-   * with it stopped. Resolves with how many the set has.
+   * Adds the present pages to `set`: all others are known to be zero. First with the guest running, before the first
+   * `regions()`; then, in full mode, quickly, into the same set, with it stopped. Resolves with how many the set has.
    */
   scanPresent(set: PageSet): Promise<number>;
   /** From here on every write is noted. Comes before the first `scanPresent()` of a pre-copy. */

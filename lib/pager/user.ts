@@ -1,7 +1,8 @@
-/** The user pager: userfaultfd on a RAM file in anonymous shared memory; pages over TCP connections. */
+/** The user pager: userfaultfd on a RAM file in anonymous shared memory; pages over TCP connections or by RDMA READ. */
 import type { Channel } from "../../ffi/channel.ts";
+import { NativeError } from "../../ffi/native_error.ts";
 import { PageSink } from "../../ffi/page_sink.ts";
-import { type PagerEvents, type PageRole, PageSource } from "../../ffi/page_source.ts";
+import { noUserRdma, type PagerEvents, type PageRole, PageSource } from "../../ffi/page_source.ts";
 import type { PageSet } from "../../ffi/page_set.ts";
 import type { PageStats } from "../../ffi/page_stats.ts";
 import { Ram } from "../../ffi/ram.ts";
@@ -9,6 +10,7 @@ import { PreflightError } from "../errors.ts";
 import type { Machine } from "../machine/machine.ts";
 import { openPages } from "../migration/link.ts";
 import type { Transport } from "../options.ts";
+import type { Rendezvous } from "../wire/messages.ts";
 import { ProtocolError } from "../wire/peer.ts";
 import type {
   DestinationPager,
@@ -31,25 +33,32 @@ const WINDOW = {
   minBytes: 64 << 10,
 } as const;
 
-const NO_RDMA: Lack = {
-  check: "rdma",
-  found: "the user pager of this build moves pages over TCP only",
-  remedy: "use --transport tcp, or the kernel pager",
-};
+/** How long one way to reach a source may take to fail. */
+const DIAL_MS = 5_000;
+const TOKEN_BYTES = 32;
 
 export const userPager: Pager = {
   kind: "user",
-  lack: (transport: Transport) => transport === "rdma" ? NO_RDMA : null,
+  lack: (transport) => transport === "rdma" ? rdmaLack(noUserRdma()) : null,
   makeRam: (bytes) => Ram.create(bytes),
   source: (machine, options) => new UserSourcePager(machine, options),
   destination: (machine, options) => new UserDestinationPager(machine, options),
 };
 
+/**
+ * Over RDMA present pages cannot be told by a second look, as registering RAM allocates all of it: what is present is
+ * what was when registering had not begun, and what the guest has written since tracking began, which was before that.
+ */
 class UserSourcePager implements SourcePager {
   readonly kind = "user";
   readonly #machine: Machine;
   readonly #source: PageSource;
   readonly #prefetchConnections: number;
+  #transport: Transport = "tcp";
+  #rendezvous: Rendezvous | null = null;
+  #tracking = false;
+  #scanned = false;
+  #registered = false;
 
   constructor(machine: Machine, options: SourcePagerOptions) {
     this.#machine = machine;
@@ -61,16 +70,39 @@ class UserSourcePager implements SourcePager {
     return this.#source.gone;
   }
 
-  prepare({ transport }: PrepareSourceOptions): Promise<TransportOffer> {
-    if (transport === "rdma") {
-      throw new PreflightError(`Cannot move the guest by RDMA as ${NO_RDMA.found}`, NO_RDMA);
+  async prepare(options: PrepareSourceOptions): Promise<TransportOffer> {
+    const { transport, rdmaListen } = options;
+    if (transport === "tcp") return overTcp("--transport tcp was given at the source");
+    try {
+      this.#rendezvous ??= await this.#listen(options);
+      return {
+        transports: transport === "rdma" ? ["rdma"] : ["rdma", "tcp"],
+        rdma: this.#rendezvous,
+        noRdma: "",
+      };
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error;
+      const lack = rdmaLack(error);
+      // What was asked for by name is not done in another way.
+      if (transport === "auto" && rdmaListen === null) return overTcp(`${lack.found}: ${lack.remedy}`);
+      throw rdmaError(error);
     }
-    const noRdma = transport === "tcp" ? "--transport tcp was given at the source" : NO_RDMA.found;
-    return Promise.resolve({ transports: ["tcp"], rdma: null, noRdma });
+  }
+
+  async #listen({ rdmaListen, towards }: PrepareSourceOptions): Promise<Rendezvous> {
+    const token = crypto.getRandomValues(new Uint8Array(TOKEN_BYTES));
+    const { host, port } = rdmaListen ?? { host: null, port: 0 };
+    const address = await this.#source.listen({ host, port, towards, token });
+    return { addresses: [address], token: token.toHex() };
+  }
+
+  async connect(link: SourceLink): Promise<void> {
+    this.#transport = link.transport;
+    if (link.transport === "tcp") await this.#openPages(link);
   }
 
   /** Opens all page connections at once. */
-  async connect({ ticket, session }: SourceLink): Promise<void> {
+  async #openPages({ ticket, session }: SourceLink): Promise<void> {
     const prefetch = Array.from({ length: this.#prefetchConnections }, () => "prefetch" as const);
     const results = await Promise.allSettled((["demand", ...prefetch] as const).map(async (role) => {
       this.#source.add(await openPages(ticket, session, role), role);
@@ -80,28 +112,47 @@ class UserSourcePager implements SourcePager {
     }
   }
 
-  scanPresent(set: PageSet): Promise<number> {
-    return this.#source.scanPresent(set);
+  async scanPresent(set: PageSet): Promise<number> {
+    if (this.#transport === "tcp") return await this.#source.scanPresent(set);
+    if (this.#scanned) {
+      await this.#machine.dirtyCollect(set);
+      return set.count;
+    }
+    if (!this.#tracking) await this.dirtyStart();
+    this.#scanned = true;
+    return await this.#source.scanPresent(set);
   }
 
-  dirtyStart(): Promise<void> {
-    return this.#machine.dirtyStart();
+  async dirtyStart(): Promise<void> {
+    await this.#machine.dirtyStart();
+    this.#tracking = true;
   }
 
   dirtyCollect(set: PageSet): Promise<number> {
     return this.#machine.dirtyCollect(set);
   }
 
-  dirtyStop(): Promise<void> {
-    return this.#machine.dirtyStop();
+  async dirtyStop(): Promise<void> {
+    if (this.#tracking) await this.#machine.dirtyStop();
+    this.#tracking = false;
   }
 
-  regions(): Promise<null> {
-    return Promise.resolve(null);
+  /** All of RAM is one region, which is registered once. */
+  async regions(): Promise<Uint8Array<ArrayBuffer> | null> {
+    if (this.#transport === "tcp" || this.#registered) return null;
+    try {
+      const table = await this.#source.region();
+      this.#registered = true;
+      return table;
+    } catch (error) {
+      if (error instanceof NativeError) throw rdmaError(error);
+      throw error;
+    }
   }
 
-  stats(): PageStats {
-    return this.#source.stats();
+  /** Over RDMA the destination reads by itself. */
+  stats(): PageStats | null {
+    return this.#transport === "tcp" ? this.#source.stats() : null;
   }
 
   wait(timeoutMs: number): Promise<PagerEvents | null> {
@@ -121,13 +172,18 @@ class UserDestinationPager implements DestinationPager {
   readonly kind = "user";
   readonly transport: Transport;
   readonly #sink: PageSink;
+  readonly #prefetchLinks: number;
 
-  constructor(machine: Machine, { transport, bandwidthBytesPerSecond: rate, prefetch }: DestinationPagerOptions) {
+  constructor(machine: Machine, options: DestinationPagerOptions) {
+    const { transport, bandwidthBytesPerSecond: rate, prefetch } = options;
     this.transport = transport;
+    this.#prefetchLinks = options.prefetchConnections;
     this.#sink = new PageSink(machine.ram, {
       precopyWindowBytes: windowOf(rate, WINDOW.precopyMs, WINDOW.unlimited.precopy),
       postcopyWindowBytes: windowOf(rate, WINDOW.postcopyMs, WINDOW.unlimited.postcopy),
       prefetch,
+      // Over TCP the source keeps the limit.
+      bytesPerSecond: transport === "rdma" ? rate : 0,
     });
   }
 
@@ -135,20 +191,34 @@ class UserDestinationPager implements DestinationPager {
     return this.#sink.gone;
   }
 
-  connect(): Promise<void> {
-    return Promise.resolve();
+  async connect(rendezvous: Rendezvous | null): Promise<void> {
+    if (this.transport === "tcp") return;
+    if (!rendezvous) throw new ProtocolError("The source does not say where it can be reached by RDMA");
+    const token = Uint8Array.fromHex(rendezvous.token);
+    const failures: NativeError[] = [];
+    for (const { host, port } of rendezvous.addresses) {
+      try {
+        return await this.#sink.dial({ host, port, token, prefetchLinks: this.#prefetchLinks, timeoutMs: DIAL_MS });
+      } catch (error) {
+        if (!(error instanceof NativeError)) throw error;
+        failures.push(error);
+      }
+    }
+    throw failures[0];
   }
 
   addPages(channel: Channel, role: PageRole): void {
-    this.#sink.add(channel, role);
+    if (this.transport === "tcp") this.#sink.add(channel, role);
+    else channel[Symbol.dispose]();
   }
 
   dropLink(): Promise<void> {
     return this.#sink.dropChannels();
   }
 
-  setRegions(): Promise<void> {
-    throw new ProtocolError("The source sends a table of RDMA regions over TCP");
+  async setRegions(table: Uint8Array<ArrayBuffer>): Promise<void> {
+    if (this.transport === "tcp") throw new ProtocolError("The source sends a table of RDMA regions over TCP");
+    await this.#sink.regions(table);
   }
 
   async round(set: Uint8Array<ArrayBuffer>, deadlineMs: number): Promise<void> {
@@ -193,6 +263,37 @@ class UserDestinationPager implements DestinationPager {
   [Symbol.asyncDispose](): Promise<void> {
     return this.#sink[Symbol.asyncDispose]();
   }
+}
+
+function overTcp(noRdma: string): TransportOffer {
+  return { transports: ["tcp"], rdma: null, noRdma };
+}
+
+/** The lack behind a failure to use RDMA, with what mends it. */
+function rdmaLack(error: NativeError): Lack;
+function rdmaLack(error: NativeError | null): Lack | null;
+function rdmaLack(error: NativeError | null): Lack | null {
+  return error && {
+    check: error.code === "ENOMEM" ? "memlock" : "rdma",
+    found: error.detail,
+    remedy: REMEDIES[error.code] ?? "look for it in rdma link, ibv_devinfo and the kernel log, or use --transport tcp",
+  };
+}
+
+const REMEDIES: Readonly<Record<string, string>> = {
+  ENOENT: "run: apt-get install -y librdmacm1 ibverbs-providers",
+  ENODEV: "rdma link shows the devices and their network devices; for soft-RoCE run: modprobe rdma_rxe && rdma link " +
+    "add rxe0 type rxe netdev DEVICE",
+  ENOMEM: "raise the limit (ulimit -l unlimited, or LimitMEMLOCK=infinity in a systemd unit), run as root, or use " +
+    "--transport tcp",
+  EADDRINUSE: "give --rdma-listen another port; 0 finds one",
+  EADDRNOTAVAIL: "give --rdma-listen an address of this host",
+  EINVAL: "give --rdma-listen an address in digits",
+};
+
+function rdmaError(error: NativeError): PreflightError {
+  const { check, remedy } = rdmaLack(error);
+  return new PreflightError(error.message, { check, remedy, cause: error });
 }
 
 function windowOf(rate: number, ms: number, unlimited: number): number {

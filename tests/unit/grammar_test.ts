@@ -141,6 +141,7 @@ Deno.test("parseArguments() takes the command lines of the manual", () => {
     "prepare vm1 --micro --listen [::1]:7000 --ticket-ttl 2m --tls off --json",
     "migrate gyges://h:1/n#k --vm vm1 --mode precopy --downtime-limit 300ms --bandwidth 1Gbit --tls off",
     "migrate - --vm vm1 --precopy-timeout 10s --switch-threshold 50ms --prefetch-connections 4 --no-prefetch",
+    "migrate - --vm vm1 --transport rdma --rdma-listen 10.7.0.1:4711 --pager kernel",
     "monitor vm1 --once --json",
     "cancel vm1",
     "demo --ram 256MiB --bandwidth 1Gbit --scenario hybrid-short --report report.html --json",

@@ -98,7 +98,7 @@ Deno.test("structs are as large as TypeScript reads them", () => {
   );
   assert.equal(structBytes(HEADER, "gy_page_stats"), constantOf("ffi/page_stats.ts", "COUNTERS") * 8 + HIST_BYTES);
   assert.equal(structBytes(HEADER, "gy_ram_check"), 64);
-  assert.equal(structBytes(HEADER, "gy_sink_config"), 24);
+  assert.equal(structBytes(HEADER, "gy_sink_config"), 32);
   assert.equal(structBytes(sourceOf("c-shim/host.h"), "gy_host_facts"), constantOf("ffi/host.ts", "FACTS_BYTES"));
   assert.equal(new Set(Object.values(KVM_CAP)).size, Object.keys(KVM_CAP).length);
 });
