@@ -21,6 +21,7 @@ const NAMES: Readonly<Record<number, readonly [code: string, text: string]>> = {
   27: ["EFBIG", "too large"],
   28: ["ENOSPC", "no space left"],
   32: ["EPIPE", "broken pipe"],
+  34: ["ERANGE", "out of range"],
   71: ["EPROTO", "protocol error"],
   74: ["EBADMSG", "damaged message"],
   90: ["EMSGSIZE", "message too long"],

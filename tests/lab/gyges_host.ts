@@ -9,6 +9,11 @@ import type { LabHost } from "./host.ts";
 /** Emulation is slow, and slower on a busy machine. */
 const PATIENCE_MS = 90_000;
 
+export interface LabStartOptions extends StartOptions {
+  /** Words before gyges: what it is to run under. */
+  under?: readonly string[];
+}
+
 export class GygesHost implements GuestHost {
   readonly #host: LabHost;
 
@@ -16,10 +21,10 @@ export class GygesHost implements GuestHost {
     this.#host = host;
   }
 
-  start(line: readonly string[], { env = {} }: StartOptions = {}): GygesProcess {
+  start(line: readonly string[], { env = {}, under = [] }: LabStartOptions = {}): GygesProcess {
     const { args, words } = jsonCommand(line);
     const settings = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-    const command = ["env", ...settings, "gyges", ...args].map(quoted).join(" ");
+    const command = [...under, "env", ...settings, "gyges", ...args].map(quoted).join(" ");
     return new GygesProcess(words, this.#host.start(`exec ${command}`), PATIENCE_MS);
   }
 

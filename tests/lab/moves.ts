@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { setTimeout as pause } from "node:timers/promises";
 import type { Summary } from "../../lib/events.ts";
-import type { GygesProcess, StartOptions } from "../helpers/gyges_process.ts";
+import type { GygesProcess } from "../helpers/gyges_process.ts";
 import { type Destination, finished, type Holder, prepare, startMove, stopGuest } from "../helpers/pair.ts";
 import { proveReport, proveSourceStill, proveSummary } from "../helpers/proof.ts";
-import { GygesHost } from "./gyges_host.ts";
+import { GygesHost, type LabStartOptions } from "./gyges_host.ts";
 import type { LabHost } from "./lab.ts";
 
 /** The guest leaves its host's processors to others. */
@@ -15,7 +15,7 @@ const GUEST = ["--rate", "5000"];
 export async function startGuest(
   host: LabHost,
   args: readonly string[] = [],
-  options: StartOptions = {},
+  options: LabStartOptions = {},
 ): Promise<Holder> {
   const ram = args.includes("--ram") ? [] : ["--ram", "32M"];
   const process = new GygesHost(host).start(["vm", "start", "vm", ...ram, ...GUEST, ...args], options);
@@ -28,7 +28,7 @@ export function prepareAt(
   host: LabHost,
   name: string,
   args: readonly string[] = [],
-  options: StartOptions = {},
+  options: LabStartOptions = {},
 ): Promise<Destination> {
   return prepare(new GygesHost(host), name, ["--listen", `${host.address}:7000`, ...args], options);
 }
