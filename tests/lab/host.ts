@@ -80,8 +80,8 @@ export class LabHost {
   /** Starts QEMU; its network is there when this resolves, its kernel boots. */
   static async start(options: HostOptions): Promise<LabHost> {
     const at = (name: string) => `${options.folder}/${name}${options.number}`;
-    using agent = Deno.listen({ transport: "unix", path: at("agent") });
-    using monitor = Deno.listen({ transport: "unix", path: at("qmp") });
+    using agent = await listenAt(at("agent"));
+    using monitor = await listenAt(at("qmp"));
     // QEMU dies with us, however we die.
     const qemu = new Deno.Command("setpriv", {
       args: ["--pdeathsig", "KILL", "qemu-system-x86_64", ...qemuArguments(options, at("agent"), at("qmp"))],
@@ -223,6 +223,14 @@ export class LabHost {
 
 export function addressOf(number: number): string {
   return `10.77.0.${number}`;
+}
+
+/** A socket at `path`, also where an earlier boot has left one. */
+async function listenAt(path: string): Promise<Deno.UnixListener> {
+  await Deno.remove(path).catch((error) => {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  });
+  return Deno.listen({ transport: "unix", path });
 }
 
 function qemuArguments(options: HostOptions, agent: string, qmp: string): string[] {

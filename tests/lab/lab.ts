@@ -74,20 +74,15 @@ export class Lab implements AsyncDisposable {
     await tool(join(share, "gyges"), ["--version"], { env: { XDG_CACHE_HOME: join(share, "cache") } });
     for (const path of [...modules, ...(pager ? [pager] : [])]) await Deno.copyFile(path, join(share, basename(path)));
     const start = performance.now();
-    const hosts: LabHost[] = [];
-    try {
-      for (let number = 1; number <= count; number++) {
-        const console = join(folder, `host${number}.console`);
-        const segment = `stream,id=n0,server=${number === 1 ? "on" : "off"},addr.type=unix,addr.path=${folder}/segment`;
-        const netdev = count > 1 ? { netdev: segment } : {};
-        hosts.push(await LabHost.start({ number, image: made, folder, share, console, vcpus, memory, ...netdev }));
-      }
-      await Promise.all(hosts.map((host) => host.booted()));
-    } catch (error) {
-      for (const host of hosts) await host.dispose();
+    const hosts = await bootAll(count, async (number) => {
+      const console = join(folder, `host${number}.console`);
+      const segment = `stream,id=n0,server=${number === 1 ? "on" : "off"},addr.type=unix,addr.path=${folder}/segment`;
+      const netdev = count > 1 ? { netdev: segment } : {};
+      return await LabHost.start({ number, image: made, folder, share, console, vcpus, memory, ...netdev });
+    }).catch(async (cause) => {
       const kept = await keepLogs(folder);
-      throw new Error(`The lab did not come up; consoles are in ${kept}`, { cause: error });
-    }
+      throw new Error(`The lab did not come up; consoles are in ${kept}`, { cause });
+    });
     const lab = new Lab(hosts, folder, performance.now() - start, gyges);
     try {
       if (count > 1) await lab.meet();
@@ -98,7 +93,7 @@ export class Lab implements AsyncDisposable {
       }
       return lab;
     } catch (error) {
-      lab.fail();
+      await lab.fail();
       await lab[Symbol.asyncDispose]();
       throw error;
     }
@@ -131,9 +126,13 @@ export class Lab implements AsyncDisposable {
     await host.kill();
   }
 
-  /** Says that the test has failed, so that the consoles are kept. */
-  fail(): void {
+  /** Says that the test has failed, so that the consoles are kept, and with them what the hosts know of RDMA. */
+  async fail(): Promise<void> {
     this.#failed = true;
+    for (const host of this.hosts.filter(({ alive }) => alive)) {
+      const { stdout } = await host.run(LOOK, { timeoutMs: LOOK_MS }).catch((error) => ({ stdout: String(error) }));
+      await Deno.writeTextFile(join(this.folder, `${host.name}.state`), stdout);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -163,6 +162,25 @@ export class Lab implements AsyncDisposable {
   }
 }
 
+/**
+ * Boots `count` hosts. With several vCPUs QEMU's emulation now and then runs an instruction that the kernel has just
+ * rewritten, and a boot ends in a panic before anything of ours is loaded: once in some sixty, so it is tried again.
+ */
+async function bootAll(count: number, start: (number: number) => Promise<LabHost>): Promise<LabHost[]> {
+  for (let tries = 3;; tries--) {
+    const hosts: LabHost[] = [];
+    try {
+      for (let number = 1; number <= count; number++) hosts.push(await start(number));
+      await Promise.all(hosts.map((host) => host.booted()));
+      return hosts;
+    } catch (error) {
+      for (const host of hosts) await host.dispose();
+      if (tries === 1) throw error;
+      console.log(`lab: boots again: ${wordsOf(error).slice(0, 200)}`);
+    }
+  }
+}
+
 /** Removes what runs that were killed have left. */
 async function removeDead(): Promise<void> {
   for await (const { name } of Deno.readDir(tmpdir())) {
@@ -175,12 +193,22 @@ async function removeDead(): Promise<void> {
   }
 }
 
+/** What a failure may be about, besides what the kernel has said: connections, their counters, who sleeps where. */
+const LOOK = `ip neigh; ip -s link show eth0; rdma resource show qp; rdma resource show cm_id
+  cd /sys/class/infiniband/rxe0/ports/1 && grep . state cm_*/* hw_counters/* | grep -v ':0$'
+  for task in /proc/[0-9]*/task/*; do
+    where=$(cat $task/wchan)
+    case $where in 0 | worker_thread | rescuer_thread) continue ;; esac
+    echo "== $(cat $task/comm) $where"; head -8 $task/stack
+  done`;
+const LOOK_MS = 20_000;
+
 /** Moves the consoles of the lab in `folder` to where they stay, and removes the rest. */
 async function keepLogs(folder: string): Promise<string> {
   const into = join(LOGS, `${new Date().toISOString().replaceAll(":", "-")}-${Deno.pid}`);
   await Deno.mkdir(into, { recursive: true });
   for await (const { name } of Deno.readDir(folder)) {
-    if (name.endsWith(".console")) await Deno.copyFile(join(folder, name), join(into, name));
+    if (/\.(?:console|state)$/.test(name)) await Deno.copyFile(join(folder, name), join(into, name));
   }
   await Deno.remove(folder, { recursive: true });
   return into;
@@ -194,7 +222,7 @@ export function labTest(name: string, options: LabOptions, body: (lab: Lab) => P
     try {
       await body(lab);
     } catch (error) {
-      lab.fail();
+      await lab.fail();
       failures.push(error);
     }
     // Not by `await using`: of two errors Deno would show neither.
