@@ -8,7 +8,7 @@ PACKAGES=(gcc make libc6-dev libssl-dev libzstd-dev zstd libibverbs-dev librdmac
 
 # What the lab needs besides (tests/lab): emulated hosts, and the RDMA programs that run in them. Its kernels are fetched
 # and unpacked into ${GYGES_LAB_CACHE:-~/.cache/gyges-lab}, never installed.
-LAB_PACKAGES=(qemu-system-x86 kmod xz-utils iproute2 rdmacm-utils ibverbs-providers ibverbs-utils)
+LAB_PACKAGES=(qemu-system-x86 kmod sparse xz-utils iproute2 rdmacm-utils ibverbs-providers ibverbs-utils)
 
 # Deno comes from its npm package. Pinned by version and SHA-512 of the package file.
 DENO_VERSION=2.9.6

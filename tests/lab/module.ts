@@ -32,6 +32,24 @@ export async function gygesModule(version: KernelVersion): Promise<string> {
 }
 
 /**
+ * Builds the module for the lab's kernel of `version` in `work`, a new folder, with the compiler's extra warnings and
+ * sparse; `spoil` may change main.c first. Resolves with the exit code and with all that make and its tools said.
+ */
+export async function strictBuild(
+  version: KernelVersion,
+  work: string,
+  spoil: (source: string) => string = (source) => source,
+): Promise<{ code: number; output: string }> {
+  const { headers } = await kernelTree(version);
+  await copySources(await sourcesIn(KERNEL), work);
+  const main = join(work, "main.c");
+  await Deno.writeTextFile(main, spoil(await Deno.readTextFile(main)));
+  const args = ["-C", work, `KDIR=${headers}`, "W=1", "C=2", `-j${navigator.hardwareConcurrency}`];
+  const { code, stdout, stderr } = await new Deno.Command("make", { args }).output();
+  return { code, output: [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("") };
+}
+
+/**
  * The path of tests/lab/programs/NAME.c, compiled so that it needs nothing from the host that it runs in. It may include
  * <linux/gyges.h> of the module, and headers beside it.
  */
