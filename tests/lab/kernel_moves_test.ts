@@ -1,10 +1,30 @@
 /** The micro-VM moves by the kernel pager over soft-RoCE. */
 import assert from "node:assert/strict";
+import { stopGuest } from "../helpers/pair.ts";
+import { GygesHost } from "./gyges_host.ts";
+import type { LabHost } from "./host.ts";
 import { KERNELS, labTest } from "./lab.ts";
-import { account, move, prepareAt, proveWhole, startGuest } from "./moves.ts";
+import { account, inPostcopy, move, prepareAt, proveWhole, startGuest } from "./moves.ts";
 
 const KERNEL = ["--pager", "kernel"];
 const RDMA = { rdma: true, gyges: true, vcpus: 2 } as const;
+
+/** Tracepoints that are counted from now on. */
+const COUNTED = { asyncDone: "kvm/kvm_async_pf_completed", faults: "gyges/gyges_fault" } as const;
+type Counts = Record<keyof typeof COUNTED, number>;
+
+async function trace(host: LabHost): Promise<void> {
+  const enable = Object.values(COUNTED).map((event) => `echo 1 > events/${event}/enable`).join(" && ");
+  await host.ask(
+    `mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+    cd /sys/kernel/tracing && echo 16384 > buffer_size_kb && ${enable}`,
+  );
+}
+
+async function counted(host: LabHost): Promise<Counts> {
+  const count = (event: string) => host.ask(`grep -c ' ${event.split("/")[1]}:' /sys/kernel/tracing/trace || true`);
+  return { asyncDone: Number(await count(COUNTED.asyncDone)), faults: Number(await count(COUNTED.faults)) };
+}
 
 for (const kernel of KERNELS) {
   labTest("the kernel pager moves a guest in full mode, and back in hybrid mode", { kernel, ...RDMA }, async (lab) => {
@@ -18,4 +38,42 @@ for (const kernel of KERNELS) {
     const hybrid = move(two, there, back, ["--mode", "hybrid", "--precopy-timeout", "2s"]);
     await proveWhole(one, back, await account(`${kernel}, hybrid`, there, back, hybrid));
   });
+
+  labTest("faults of a guest that takes interrupts become asynchronous", { kernel, ...RDMA }, async (lab) => {
+    const [one, two] = [lab.host(1), lab.host(2)];
+    const guest = await startGuest(one, [...KERNEL, "--vcpus", "2", "--irqchip"]);
+    const there = await prepareAt(two, "there", KERNEL);
+    await trace(two);
+    const args = ["--mode", "full", "--no-prefetch"];
+    const summary = await account(`${kernel}, demand`, guest, there, move(one, guest, there, args));
+    const { asyncDone, faults } = await counted(two);
+    console.log(`lab: ${kernel}: ${summary.demand_faults} demand faults, ${faults} touches, ${asyncDone} asynchronous`);
+    assert.ok(asyncDone > 0.9 * summary.demand_faults, `${asyncDone} of ${summary.demand_faults}`);
+    // Without an interrupt controller KVM has no way to tell the guest, and waits: what is counted is what it says.
+    const back = await prepareAt(one, "back", KERNEL);
+    await stopGuest(new GygesHost(two), there);
+    const plain = await startGuest(two, KERNEL);
+    await trace(one);
+    const waiting = await account(`${kernel}, no irqchip`, plain, back, move(two, plain, back, ["--mode", "full"]));
+    assert.equal((await counted(one)).asyncDone, 0);
+    await proveWhole(one, back, waiting);
+  });
 }
+
+/** GYGES_INJECT_ZERO_MISSING of kernel/gyges_internal.h. */
+const ZERO_MISSING = 4;
+const CORRUPT = 12;
+
+labTest("a missing page that becomes zeros is seen by the guest", { kernel: "6.12", ...RDMA }, async (lab) => {
+  const [one, two] = [lab.host(1), lab.host(2)];
+  const guest = await startGuest(one, [...KERNEL, "--write-ratio", "0"]);
+  const there = await prepareAt(two, "there", KERNEL);
+  const migrate = move(one, guest, there, ["--mode", "full", "--bandwidth", "20Mbit"]);
+  await inPostcopy(migrate, there);
+  await two.ask(`echo ${ZERO_MISSING} >/sys/module/gyges/parameters/inject`);
+  const { code } = await migrate.ended();
+  assert.ok(code === 0 || code === CORRUPT, `migrate ended with ${code}`);
+  await there.process.waitFor("summary");
+  const { guest: report, ram_check } = await stopGuest(new GygesHost(two), there, CORRUPT);
+  assert.ok(report.corrupt + (ram_check?.bad_pages ?? 0) > 0);
+});
