@@ -2,6 +2,7 @@
  * `deno task bench`: figures with n, percentiles and the ratio to a baseline of the same run. These machines are
  * shared: compare ratios, not absolutes. Names of benches as arguments run only those.
  */
+import { benchLab } from "./lab.ts";
 import { benchDowntime, benchTotal } from "./move.ts";
 import { benchPager } from "./pager.ts";
 
@@ -9,6 +10,7 @@ const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   pager: benchPager,
   downtime: () => benchDowntime(["256M", "1G", "4G", "8G"], 10),
   total: () => benchTotal("1G", 5),
+  lab: () => benchLab(3),
 };
 
 await new Deno.Command("make", { args: ["-s", "-C", new URL("../../c-shim", import.meta.url).pathname, "bench"] })
