@@ -293,6 +293,19 @@ static s64 present(struct gyges_inode *gi, unsigned long *bits)
 /* What fills a bitmap for its caller. */
 typedef s64 bitmap_fn(struct gyges_inode *gi, unsigned long *bits);
 
+/* Marks again what a round took. Not if the file has another size by now: it began anew then. */
+static void give_back(struct gyges_inode *gi, const unsigned long *bits, u64 words)
+{
+	pgoff_t page, pages;
+
+	mutex_lock(&gi->ctl);
+	pages = gyges_pages(gi);
+	if (words == DIV_ROUND_UP(pages, 64))
+		for_each_set_bit(page, bits, pages)
+			gyges_dirty_mark(gi, page, 1);
+	mutex_unlock(&gi->ctl);
+}
+
 static long ioc_bitmap(struct gyges_inode *gi, struct gyges_bitmap __user *arg, bitmap_fn *fill)
 {
 	struct gyges_bitmap bitmap;
@@ -311,6 +324,9 @@ static long ioc_bitmap(struct gyges_inode *gi, struct gyges_bitmap __user *arg, 
 	if (n >= 0)
 		n = copy_to_user(u64_to_user_ptr(bitmap.words_ptr), bits, bitmap.words * sizeof(u64)) ||
 		    copy_to_user(arg, &bitmap, sizeof(bitmap)) ? -EFAULT : 0;
+	/* A round that its caller never saw must not be the last that knows of these pages. */
+	if (n < 0 && fill == gyges_dirty_round)
+		give_back(gi, bits, bitmap.words);
 	kvfree(bits);
 	return n;
 }
