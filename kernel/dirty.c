@@ -139,7 +139,7 @@ int gyges_dirty_start(struct gyges_inode *gi)
 	if (gi->dirty) {
 		bitmap_zero(gi->dirty, gyges_pages(gi));
 	} else {
-		gi->dirty = kvcalloc(BITS_TO_LONGS(gyges_pages(gi)), sizeof(long), GFP_KERNEL_ACCOUNT);
+		gi->dirty = kvcalloc(BITS_TO_LONGS(gyges_pages(gi)), sizeof(long), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 		if (!gi->dirty)
 			return -ENOMEM;
 	}

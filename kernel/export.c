@@ -361,8 +361,8 @@ static int make_pieces(struct gyges_export *exp)
 		return -EOPNOTSUPP;
 	exp->piece_pages = min_t(u32, attrs->max_fast_reg_page_list_len, PIECE_MAX);
 	exp->n_pieces = DIV_ROUND_UP(exp->pages, exp->piece_pages);
-	exp->piece = kvcalloc(exp->n_pieces, sizeof(*exp->piece), GFP_KERNEL_ACCOUNT);
-	exp->sg = kvcalloc(exp->piece_pages, sizeof(*exp->sg), GFP_KERNEL_ACCOUNT);
+	exp->piece = kvcalloc(exp->n_pieces, sizeof(*exp->piece), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	exp->sg = kvcalloc(exp->piece_pages, sizeof(*exp->sg), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	exp->stale = bitmap_alloc(exp->n_pieces, GFP_KERNEL_ACCOUNT);
 	if (!exp->piece || !exp->sg || !exp->stale)
 		return -ENOMEM;
@@ -379,7 +379,7 @@ static int check_file(struct gyges_inode *gi)
 		return -EBUSY;
 	if (gi->exported)
 		return 0;
-	gi->exported = kvcalloc(BITS_TO_LONGS(gyges_pages(gi)), sizeof(long), GFP_KERNEL_ACCOUNT);
+	gi->exported = kvcalloc(BITS_TO_LONGS(gyges_pages(gi)), sizeof(long), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	return gi->exported ? 0 : -ENOMEM;
 }
 
@@ -510,7 +510,7 @@ static int map_piece(struct gyges_export *exp, unsigned int index)
 	if (!has_pages(exp, first, n))
 		return 0;
 	if (!piece->dma)
-		piece->dma = kvcalloc(n, sizeof(u64), GFP_KERNEL_ACCOUNT);
+		piece->dma = kvcalloc(n, sizeof(u64), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!piece->dma)
 		return -ENOMEM;
 	sg_init_table(exp->sg, n);

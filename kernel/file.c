@@ -188,7 +188,7 @@ static unsigned long *bitmap_room(const struct gyges_inode *gi, const struct gyg
 {
 	if (arg->flags || arg->reserved || arg->words != DIV_ROUND_UP(gyges_pages(gi), 64) || !arg->words)
 		return ERR_PTR(-EINVAL);
-	return kvcalloc(arg->words, sizeof(u64), GFP_KERNEL_ACCOUNT) ?: ERR_PTR(-ENOMEM);
+	return kvcalloc(arg->words, sizeof(u64), GFP_KERNEL_ACCOUNT | __GFP_NOWARN) ?: ERR_PTR(-ENOMEM);
 }
 
 static unsigned long *bitmap_take(const struct gyges_inode *gi, const struct gyges_bitmap *arg)
@@ -373,7 +373,7 @@ static long ioc_export_regions(struct gyges_inode *gi, struct gyges_regions __us
 		return ret;
 	/* A piece has at least one page. */
 	capacity = min_t(u64, regions.capacity, gyges_pages(gi));
-	list = kvcalloc(capacity ?: 1, sizeof(*list), GFP_KERNEL_ACCOUNT);
+	list = kvcalloc(capacity ?: 1, sizeof(*list), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!list)
 		return -ENOMEM;
 	mutex_lock(&gi->ctl);
@@ -398,7 +398,7 @@ static long ioc_import_regions(struct gyges_inode *gi, const void __user *arg)
 		return ret;
 	if (regions.count || regions.changed || regions.capacity > gyges_pages(gi))
 		return -EINVAL;
-	table = kvzalloc(struct_size(table, region, regions.capacity), GFP_KERNEL_ACCOUNT);
+	table = kvzalloc(struct_size(table, region, regions.capacity), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!table)
 		return -ENOMEM;
 	table->count = regions.capacity;

@@ -141,9 +141,9 @@ static struct gyges_import *make_import(struct gyges_inode *gi)
 	imp->gi = gi;
 	imp->pages = gyges_pages(gi);
 	imp->phase = GYGES_PHASE_PRECOPY;
-	imp->missing = kvcalloc(longs, sizeof(long), GFP_KERNEL_ACCOUNT);
-	imp->want = kvcalloc(longs, sizeof(long), GFP_KERNEL_ACCOUNT);
-	imp->received = kvcalloc(longs, sizeof(long), GFP_KERNEL_ACCOUNT);
+	imp->missing = kvcalloc(longs, sizeof(long), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	imp->want = kvcalloc(longs, sizeof(long), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	imp->received = kvcalloc(longs, sizeof(long), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!imp->missing || !imp->want || !imp->received) {
 		free_import(imp);
 		return NULL;

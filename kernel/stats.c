@@ -9,7 +9,7 @@ int gyges_measures_make(struct gyges_inode *gi)
 	lockdep_assert_held(&gi->ctl);
 	if (gi->measures)
 		return 0;
-	gi->measures = kvzalloc(sizeof(*gi->measures), GFP_KERNEL_ACCOUNT);
+	gi->measures = kvzalloc(sizeof(*gi->measures), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	return gi->measures ? 0 : -ENOMEM;
 }
 
