@@ -57,7 +57,7 @@ async function compare(lab: Lab, n: number, args: readonly string[]): Promise<st
 }
 
 export async function benchLab(n: number): Promise<void> {
-  await using lab = await Lab.boot({ kernel: "6.12", rdma: true, gyges: true, vcpus: 2 });
+  await using lab = await Lab.boot({ kernel: "6.12", rdma: true, gyges: true });
   printTable(`emulated hosts, no prefetch, n = ${n}`, await compare(lab, n, ["--no-prefetch"]));
   printTable(`emulated hosts, prefetch at full rate, n = ${n}`, await compare(lab, n, []));
 }

@@ -8,7 +8,7 @@ import { type Lab, type LabHost, labTest } from "./lab.ts";
 import { account, inPostcopy, move, prepareAt, proveRecovered, proveWhole, startGuest } from "./moves.ts";
 
 const KERNEL = ["--pager", "kernel"];
-const RDMA = { rdma: true, gyges: true, vcpus: 2 } as const;
+const RDMA = { rdma: true, gyges: true } as const;
 /** More than a queue pair survives. */
 const LONG_MS = 10_000;
 /** Long enough for the link to be cut in the middle. */

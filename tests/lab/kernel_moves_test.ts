@@ -7,7 +7,7 @@ import { KERNELS, labTest } from "./lab.ts";
 import { account, inPostcopy, move, prepareAt, proveWhole, startGuest } from "./moves.ts";
 
 const KERNEL = ["--pager", "kernel"];
-const RDMA = { rdma: true, gyges: true, vcpus: 2 } as const;
+const RDMA = { rdma: true, gyges: true } as const;
 
 /** Tracepoints that are counted from now on. */
 const COUNTED = { asyncDone: "kvm/kvm_async_pf_completed", faults: "gyges/gyges_fault" } as const;

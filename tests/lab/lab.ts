@@ -29,7 +29,10 @@ export interface LabOptions {
   modules?: readonly string[];
   /** gyges.ko, built from kernel/, in each host, and its file system at /run/gyges/ram. @default false */
   gyges?: boolean;
-  /** Of each host; more than one only for tests that need them: wake-ups across vCPUs can be slow. @default 1 */
+  /**
+   * With more than one, QEMU's emulation now and then runs an instruction that the kernel is just rewriting (static keys,
+   * tracepoints), and a host panics ("Oops: int3") or hangs. @default 1
+   */
   vcpus?: number;
   /** Of each host. @default "1G" */
   memory?: string;
@@ -162,10 +165,7 @@ export class Lab implements AsyncDisposable {
   }
 }
 
-/**
- * Boots `count` hosts. With several vCPUs QEMU's emulation now and then runs an instruction that the kernel has just
- * rewritten, and a boot ends in a panic before anything of ours is loaded: once in some sixty, so it is tried again.
- */
+/** Boots `count` hosts, again where a boot ends in a panic before anything of ours is loaded, see `vcpus`. */
 async function bootAll(count: number, start: (number: number) => Promise<LabHost>): Promise<LabHost[]> {
   for (let tries = 3;; tries--) {
     const hosts: LabHost[] = [];

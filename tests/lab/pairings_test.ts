@@ -4,7 +4,7 @@ import type { PagerKind } from "../../lib/options.ts";
 import { KERNELS, type KernelVersion, type Lab, labTest } from "./lab.ts";
 import { account, move, prepareAt, proveWhole, startGuest } from "./moves.ts";
 
-const RDMA = { rdma: true, gyges: true, vcpus: 2 } as const;
+const RDMA = { rdma: true, gyges: true } as const;
 const PAIRINGS: readonly [source: PagerKind, destination: PagerKind][] = [["kernel", "user"], ["user", "kernel"]];
 
 /** There in full mode, with the other pager, and back in hybrid mode, so that each pairing moves in both modes. */
