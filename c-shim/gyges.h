@@ -87,6 +87,56 @@ GY_EXPORT int64_t gy_ram_allocated(struct gy_ram *ram);
  */
 GY_EXPORT int gy_ram_create_in(const char *folder, uint64_t bytes, struct gy_ram **out, char *err, uint32_t err_bytes);
 
+/*
+ * gy_ram_attach() - RAM of @bytes that process @pid, a QEMU, has for its guest. Add its pieces, in order, before any
+ * other use; together they have @bytes. Errors: EINVAL, ENOMEM.
+ */
+GY_EXPORT int gy_ram_attach(uint32_t pid, uint64_t bytes, struct gy_ram **out);
+/*
+ * The next piece: the file @path (of the process's own mapping, say /proc/PID/map_files/...), which the process has
+ * mapped shared at @address from @file_offset on. Errors: those of open(2), EINVAL (size).
+ */
+GY_EXPORT int gy_ram_attach_piece(struct gy_ram *ram, const char *path, uint64_t file_offset, uint64_t address,
+				  uint64_t bytes, char *err, uint32_t err_bytes);
+
+/* ---- other processes: QEMU ---------------------------------------------------------------------- */
+
+struct gy_process;
+
+/*
+ * Starts a program that does not depend on this process: no child of ours, in a session of its own, with its output
+ * appended to @log (mode 0600) and nothing to read. @argv: NUL-terminated arguments, one after the other, the program
+ * (sought in PATH) first; @argv_bytes of them. Errors: those of execvp(3) and open(2), E2BIG.
+ */
+GY_EXPORT int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, struct gy_process **out,
+			       char *err, uint32_t err_bytes);
+/* A process that runs already. -ESRCH. */
+GY_EXPORT int gy_process_open(uint32_t pid, struct gy_process **out);
+GY_EXPORT uint32_t gy_process_pid(const struct gy_process *process);
+/* 0 once it has ended; -ETIMEDOUT. Any thread. */
+GY_EXPORT int gy_process_wait(struct gy_process *process, uint32_t timeout_ms);
+/* SIGKILL. 0 also when it has ended already; -EPERM. */
+GY_EXPORT int gy_process_kill(struct gy_process *process);
+/* The file "maps", "cmdline" or "status" of its /proc directory. Bytes; -ENOSPC with too small a buffer. */
+GY_EXPORT int64_t gy_process_read(struct gy_process *process, const char *name, void *buf, uint64_t cap);
+GY_EXPORT void gy_process_destroy(struct gy_process *process);
+/* The process that listens on unix socket @path. Connects for it. -ENOENT, -ECONNREFUSED, -EACCES. */
+GY_EXPORT int gy_unix_listener_pid(const char *path);
+
+/* ---- write tracking in another process ----------------------------------------------------------- */
+
+struct gy_tracker;
+
+/*
+ * Notes from now on what process @pid of gy_ram_attach() writes through its mapping, by asynchronous write protection
+ * of userfaultfd. Writes by others, and by direct I/O under way at a collect, are not seen: collect with I/O drained.
+ * Errors: ENOTSUP this kernel cannot (before Linux 6.7), EPERM, EBUSY as in remote_call.h.
+ */
+GY_EXPORT int gy_tracker_create(struct gy_ram *ram, struct gy_tracker **out, char *err, uint32_t err_bytes);
+/* ORs into @bitmap the pages written since the last collect, or the start; returns how many there were. */
+GY_EXPORT int64_t gy_tracker_collect(struct gy_tracker *tracker, uint64_t *bitmap, uint64_t words);
+GY_EXPORT void gy_tracker_destroy(struct gy_tracker *tracker);
+
 /* ---- micro-VM ---------------------------------------------------------------------------------- */
 
 struct gy_vm;

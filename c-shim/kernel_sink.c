@@ -46,7 +46,7 @@ int gy_kernel_sink_create(struct gy_ram *ram, const struct gy_kernel_sink_config
 	pthread_mutex_init(&sink->lock, NULL);
 	sink->wake_fd = eventfd(0, EFD_CLOEXEC);
 	ret = sink->wake_fd < 0 ? -errno : 0;
-	sink->fd = gy_kernel_reopen(ram->fd);
+	sink->fd = gy_kernel_reopen(ram->piece[0].fd);
 	if (sink->fd < 0)
 		ret = sink->fd;
 	if (ret) {

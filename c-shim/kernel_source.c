@@ -29,7 +29,7 @@ int gy_kernel_source_create(struct gy_ram *ram, struct gy_kernel_source **out)
 	if (!source)
 		return -ENOMEM;
 	source->ram = ram;
-	source->fd = gy_kernel_reopen(ram->fd);
+	source->fd = gy_kernel_reopen(ram->piece[0].fd);
 	if (source->fd < 0) {
 		int ret = source->fd;
 

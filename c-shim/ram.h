@@ -3,7 +3,20 @@
 #ifndef GY_RAM_H
 #define GY_RAM_H
 
+#include <sys/types.h>
+
 #include "gyges.h"
+
+#define RAM_MAX_PIECES 16u
+
+/* A stretch of RAM that is one file. */
+struct ram_piece {
+	uint64_t first;		/* its first byte within RAM */
+	uint64_t bytes;
+	uint64_t address;	/* of its first byte in the guest's process */
+	int fd;
+	uint64_t file_offset;
+};
 
 struct gy_ram {
 	uint64_t bytes;
@@ -11,12 +24,25 @@ struct gy_ram {
 	/*
 	 * The guest's mapping: KVM's memslots and userfaultfd use it. A missing page read here by one of our own
 	 * threads would wait for itself; only vCPU threads dereference it, on purpose, after a restore (kvm_run.c).
+	 * NULL where the guest is another process's.
 	 */
 	uint8_t *guest;
-	/* The agent's mapping: pre-copied pages are written here, pages to send are read here. */
+	/* The agent's mapping of all pieces: pre-copied pages are written here, pages to send are read here. */
 	uint8_t *alias;
-	int fd;
+	/* The guest's process; 0: this one. */
+	pid_t pid;
+	uint32_t n_pieces;
+	struct ram_piece piece[RAM_MAX_PIECES];	/* in order, without gaps once all are there */
 };
+
+/* The piece that has byte @offset of RAM. */
+const struct ram_piece *ram_piece_at(const struct gy_ram *ram, uint64_t offset);
+
+/* Where the guest's process has @page. */
+uint64_t ram_address_of(const struct gy_ram *ram, uint64_t page);
+
+/* The page at @address of the guest's process; ram->pages if none is there. */
+uint64_t ram_page_at(const struct gy_ram *ram, uint64_t address);
 
 /* Frees the pages of [offset, offset + len); both page-aligned. 0 or -errno. */
 int gy_ram_punch(struct gy_ram *ram, uint64_t offset, uint64_t len);

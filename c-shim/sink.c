@@ -86,7 +86,7 @@ int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *config, stru
 	ret = pacer_init(&sink->pacer, config->rate);
 	if (ret)
 		goto err_events;
-	ret = uffd_open(&sink->uffd, ram->guest, ram->bytes, err, err_bytes);
+	ret = uffd_open(&sink->uffd, ram, err, err_bytes);
 	if (ret)
 		goto err_pacer;
 	ret = start_fault_thread(sink);

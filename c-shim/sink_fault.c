@@ -23,7 +23,7 @@ static bool is_here(const struct gy_sink *sink, uint64_t page)
 /* Lets a thread go on whose page is here already. */
 static void resolve_here(struct gy_sink *sink, uint64_t page)
 {
-	int ret = bitmap_test(sink->zero, page) ? uffd_zero(&sink->uffd, page) : uffd_wake(&sink->uffd, page, 1);
+	int ret = bitmap_test(sink->zero, page) ? uffd_zero(&sink->uffd, page) : uffd_wake(&sink->uffd, page);
 
 	/* Once all pages are here the range may be unregistered under us, which wakes everybody. */
 	if (ret && sink_phase(sink) != SINK_DONE)

@@ -9,7 +9,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "err.h"
 #include "gyges.h"
+#include "remote_call.h"
+#include "ram.h"
 #include "uffd.h"
 
 #define WANTED_FEATURES (UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_THREAD_ID)
@@ -35,43 +38,49 @@ static int open_descriptor(void)
 	return ret;
 }
 
-static int fail(char *err, uint32_t err_bytes, int ret, const char *what)
+static int register_piece(const struct uffd *uffd, const struct ram_piece *piece, const struct gy_err *err)
 {
-	if (err && err_bytes)
-		snprintf(err, err_bytes, "%s: %s", what, strerror(-ret));
-	return ret;
-}
-
-int uffd_open(struct uffd *uffd, uint8_t *base, uint64_t bytes, char *err, uint32_t err_bytes)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = WANTED_FEATURES };
 	struct uffdio_register reg = {
-		.range = { .start = (uintptr_t)base, .len = bytes },
+		.range = { .start = piece->address, .len = piece->bytes },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
 	const uint64_t needed = 1ull << _UFFDIO_COPY | 1ull << _UFFDIO_WAKE | 1ull << _UFFDIO_ZEROPAGE;
+
+	if (ioctl(uffd->fd, UFFDIO_REGISTER, &reg))
+		return gy_err_set(err, -errno, "cannot register guest RAM with userfaultfd: %s", strerror(errno));
+	if ((reg.ioctls & needed) != needed)
+		return gy_err_set(err, -EOPNOTSUPP, "userfaultfd cannot place pages in shared memory");
+	return 0;
+}
+
+static int set_up(struct uffd *uffd, const struct gy_err *err)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = WANTED_FEATURES };
+	int ret = 0;
+
+	if (ioctl(uffd->fd, UFFDIO_API, &api))
+		return gy_err_set(err, -errno, "userfaultfd has no missing-page mode for shared memory: %s",
+				  strerror(errno));
+	for (uint32_t i = 0; i < uffd->ram->n_pieces && !ret; i++)
+		ret = register_piece(uffd, &uffd->ram->piece[i], err);
+	return ret;
+}
+
+int uffd_open(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t err_bytes)
+{
+	struct gy_err words = { err, err_bytes };
 	int ret;
 
-	*uffd = (struct uffd){ .fd = open_descriptor(), .base = base, .bytes = bytes };
+	*uffd = (struct uffd){ .ram = ram, .remote_fd = -1 };
+	uffd->fd = ram->pid ? remote_userfaultfd(ram->pid, &uffd->remote_fd, &words) : open_descriptor();
 	if (uffd->fd < 0)
-		return fail(err, err_bytes, uffd->fd, "cannot open userfaultfd");
-	if (ioctl(uffd->fd, UFFDIO_API, &api)) {
-		ret = fail(err, err_bytes, -errno, "userfaultfd has no missing-page mode for shared memory");
-		goto err_close;
+		return ram->pid ? uffd->fd : gy_err_set(&words, uffd->fd, "cannot open userfaultfd: %s",
+							strerror(-uffd->fd));
+	ret = set_up(uffd, &words);
+	if (ret) {
+		uffd_unregister(uffd);
+		uffd_close(uffd);
 	}
-	if (ioctl(uffd->fd, UFFDIO_REGISTER, &reg)) {
-		ret = fail(err, err_bytes, -errno, "cannot register guest RAM with userfaultfd");
-		goto err_close;
-	}
-	if ((reg.ioctls & needed) != needed) {
-		ret = fail(err, err_bytes, -EOPNOTSUPP, "userfaultfd cannot place pages in shared memory");
-		goto err_close;
-	}
-	return 0;
-
-err_close:
-	close(uffd->fd);
-	uffd->fd = -1;
 	return ret;
 }
 
@@ -82,19 +91,27 @@ void uffd_close(struct uffd *uffd)
 	uffd->fd = -1;
 }
 
-static struct uffdio_range range_of(const struct uffd *uffd, uint64_t page, uint64_t count)
+static uint64_t address_of(const struct uffd *uffd, uint64_t page)
 {
-	return (struct uffdio_range){
-		.start = (uintptr_t)uffd->base + page * GY_PAGE_BYTES,
-		.len = count * GY_PAGE_BYTES,
-	};
+	return ram_address_of(uffd->ram, page);
 }
 
 int uffd_unregister(struct uffd *uffd)
 {
-	struct uffdio_range range = range_of(uffd, 0, uffd->bytes / GY_PAGE_BYTES);
+	int ret = 0;
 
-	return ioctl(uffd->fd, UFFDIO_UNREGISTER, &range) ? -errno : 0;
+	for (uint32_t i = 0; i < uffd->ram->n_pieces; i++) {
+		const struct ram_piece *piece = &uffd->ram->piece[i];
+		struct uffdio_range range = { .start = piece->address, .len = piece->bytes };
+
+		if (ioctl(uffd->fd, UFFDIO_UNREGISTER, &range) && !ret)
+			ret = -errno;
+	}
+	if (uffd->remote_fd >= 0 && !ret) {
+		remote_close(uffd->ram->pid, uffd->remote_fd);
+		uffd->remote_fd = -1;
+	}
+	return ret;
 }
 
 int uffd_read(struct uffd *uffd, struct uffd_fault *faults, uint32_t max)
@@ -110,26 +127,30 @@ int uffd_read(struct uffd *uffd, struct uffd_fault *faults, uint32_t max)
 		/* No other event was asked for. */
 		if (msg[i].event != UFFD_EVENT_PAGEFAULT)
 			continue;
-		faults[n].page = (msg[i].arg.pagefault.address - (uintptr_t)uffd->base) / GY_PAGE_BYTES;
+		faults[n].page = ram_page_at(uffd->ram, msg[i].arg.pagefault.address);
+		/* Only pieces of RAM are registered. */
+		if (faults[n].page == uffd->ram->pages)
+			return -EFAULT;
 		faults[n++].tid = msg[i].arg.pagefault.feat.ptid;
 	}
 	return n;
 }
 
-int uffd_wake(struct uffd *uffd, uint64_t page, uint64_t count)
+int uffd_wake(struct uffd *uffd, uint64_t page)
 {
-	struct uffdio_range range = range_of(uffd, page, count);
+	struct uffdio_range range = { .start = address_of(uffd, page), .len = GY_PAGE_BYTES };
 
 	return ioctl(uffd->fd, UFFDIO_WAKE, &range) ? -errno : 0;
 }
 
-int uffd_copy(struct uffd *uffd, uint64_t page, uint32_t count, const uint8_t *data, uint64_t *existed)
+/* Within one piece. */
+static int copy_part(struct uffd *uffd, uint64_t page, uint64_t len, const uint8_t *data, uint64_t *existed)
 {
-	uint64_t done = 0, len = (uint64_t)count * GY_PAGE_BYTES;
+	uint64_t done = 0;
 
 	while (done < len) {
 		struct uffdio_copy copy = {
-			.dst = (uintptr_t)uffd->base + page * GY_PAGE_BYTES + done,
+			.dst = address_of(uffd, page) + done,
 			.src = (uintptr_t)data + done,
 			.len = len - done,
 		};
@@ -142,9 +163,27 @@ int uffd_copy(struct uffd *uffd, uint64_t page, uint32_t count, const uint8_t *d
 			continue;
 		if (err != EEXIST)
 			return -err;
-		uffd_wake(uffd, page + done / GY_PAGE_BYTES, 1);
+		uffd_wake(uffd, page + done / GY_PAGE_BYTES);
 		done += GY_PAGE_BYTES;
 		(*existed)++;
+	}
+	return 0;
+}
+
+int uffd_copy(struct uffd *uffd, uint64_t page, uint32_t count, const uint8_t *data, uint64_t *existed)
+{
+	uint64_t end = page + count;
+
+	while (page < end) {
+		const struct ram_piece *piece = ram_piece_at(uffd->ram, page * GY_PAGE_BYTES);
+		uint64_t piece_end = (piece->first + piece->bytes) / GY_PAGE_BYTES;
+		uint64_t n = (end < piece_end ? end : piece_end) - page;
+		int ret = copy_part(uffd, page, n * GY_PAGE_BYTES, data, existed);
+
+		if (ret)
+			return ret;
+		page += n;
+		data += n * GY_PAGE_BYTES;
 	}
 	return 0;
 }
@@ -152,12 +191,12 @@ int uffd_copy(struct uffd *uffd, uint64_t page, uint32_t count, const uint8_t *d
 int uffd_zero(struct uffd *uffd, uint64_t page)
 {
 	for (;;) {
-		struct uffdio_zeropage zero = { .range = range_of(uffd, page, 1) };
+		struct uffdio_zeropage zero = { .range = { .start = address_of(uffd, page), .len = GY_PAGE_BYTES } };
 
 		if (!ioctl(uffd->fd, UFFDIO_ZEROPAGE, &zero))
 			return 0;
 		if (errno == EEXIST)
-			return uffd_wake(uffd, page, 1);
+			return uffd_wake(uffd, page);
 		if (errno != EAGAIN)
 			return -errno;
 	}

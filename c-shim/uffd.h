@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* uffd.h - userfaultfd over one mapping: open, read faults, resolve them. */
+/* uffd.h - userfaultfd over guest RAM, of this process or of another: open, read faults, resolve them. */
 #ifndef GY_UFFD_H
 #define GY_UFFD_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
+struct gy_ram;
+
 struct uffd {
 	int fd;
-	uint8_t *base;
-	uint64_t bytes;
+	const struct gy_ram *ram;
+	/*
+	 * The guest's own copy of the descriptor, in its process; -1: the guest is in this one. As long as it is open a
+	 * fault waits: if the last copy went with the agent, whoever waits would read zeros.
+	 */
+	int remote_fd;
 };
 
 struct uffd_fault {
@@ -17,8 +23,12 @@ struct uffd_fault {
 	uint32_t tid;
 };
 
-/* Opens a descriptor that also catches faults of the kernel (KVM), and registers [base, base + bytes) for MISSING. */
-int uffd_open(struct uffd *uffd, uint8_t *base, uint64_t bytes, char *err, uint32_t err_bytes);
+/*
+ * Opens a descriptor that also catches faults of the kernel (KVM), in the guest's process, and registers all of @ram
+ * for MISSING.
+ */
+int uffd_open(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t err_bytes);
+/* The guest's copy stays open unless uffd_unregister() came before. */
 void uffd_close(struct uffd *uffd);
 /* Makes the range ordinary memory again and wakes every waiter. */
 int uffd_unregister(struct uffd *uffd);
@@ -30,6 +40,6 @@ int uffd_read(struct uffd *uffd, struct uffd_fault *faults, uint32_t max);
  */
 int uffd_copy(struct uffd *uffd, uint64_t page, uint32_t count, const uint8_t *data, uint64_t *existed);
 int uffd_zero(struct uffd *uffd, uint64_t page);
-int uffd_wake(struct uffd *uffd, uint64_t page, uint64_t count);
+int uffd_wake(struct uffd *uffd, uint64_t page);
 
 #endif

@@ -1,9 +1,19 @@
-/** A guest's RAM file. */
+/** A guest's RAM: a file of our own, or those of another process. */
 import { cString, Handle, OutPointer, OutText, type Pointer } from "./handle.ts";
 import { shim } from "./library.ts";
 import { unwrap } from "./native_error.ts";
 
 export const PAGE_BYTES = 4096;
+
+/** A stretch of another process's guest RAM that is one file. */
+export interface RamPiece {
+  /** As /proc/PID/map_files has it, say. */
+  path: string;
+  fileOffset: number;
+  /** In that process. */
+  address: bigint;
+  bytes: number;
+}
 
 export class Ram extends Handle implements Disposable {
   readonly bytes: number;
@@ -29,6 +39,36 @@ export class Ram extends Handle implements Disposable {
     const result = shim().gy_ram_create_in(cString(folder), BigInt(bytes), out.cell, err.bytes, err.bytes.length);
     unwrap(op, result, err.text);
     return new Ram(out.take(op), bytes);
+  }
+
+  /** What process `pid` has mapped as its guest's RAM. Throws NativeError: EACCES, EINVAL (sizes), those of open(2). */
+  static attach(pid: number, pieces: readonly RamPiece[]): Ram {
+    const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
+    const out = new OutPointer();
+    const op = `use the guest RAM of process ${pid}`;
+    unwrap(op, shim().gy_ram_attach(pid, BigInt(bytes), out.cell));
+    const ram = new Ram(out.take(op), bytes);
+    try {
+      for (const piece of pieces) ram.#attachPiece(op, piece);
+      return ram;
+    } catch (error) {
+      ram[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  #attachPiece(op: string, { path, fileOffset, address, bytes }: RamPiece): void {
+    const err = new OutText();
+    const result = shim().gy_ram_attach_piece(
+      this.pointer,
+      cString(path),
+      BigInt(fileOffset),
+      address,
+      BigInt(bytes),
+      err.bytes,
+      err.bytes.length,
+    );
+    unwrap(op, result, err.text);
   }
 
   get pages(): number {

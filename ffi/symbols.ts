@@ -13,6 +13,28 @@ export const SYMBOLS = {
   gy_ram_allocated: { parameters: ["pointer"], result: "i64" },
   // folder, bytes, out, err, err_bytes
   gy_ram_create_in: { parameters: ["buffer", "u64", OUT, "buffer", "u32"], result: "i32" },
+  gy_ram_attach: { parameters: ["u32", "u64", OUT], result: "i32" },
+  // ram, path, file_offset, address, bytes, err, err_bytes
+  gy_ram_attach_piece: { parameters: ["pointer", "buffer", "u64", "u64", "u64", "buffer", "u32"], result: "i32" },
+
+  // other processes: argv, argv_bytes, log, out, err, err_bytes
+  gy_process_start: {
+    parameters: ["buffer", "u64", "buffer", OUT, "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  gy_process_open: { parameters: ["u32", OUT], result: "i32" },
+  gy_process_pid: { parameters: ["pointer"], result: "u32" },
+  gy_process_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
+  gy_process_kill: { parameters: ["pointer"], result: "i32" },
+  gy_process_read: { parameters: ["pointer", "buffer", "buffer", "u64"], result: "i64" },
+  gy_process_destroy: { parameters: ["pointer"], result: "void" },
+  gy_unix_listener_pid: { parameters: ["buffer"], result: "i32" },
+
+  // write tracking in another process: ram, out, err, err_bytes
+  gy_tracker_create: { parameters: ["pointer", OUT, "buffer", "u32"], result: "i32", nonblocking: true },
+  gy_tracker_collect: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
+  gy_tracker_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
 
   // micro-VM: handle, config, out, err, err_bytes
   gy_vm_create: { parameters: ["pointer", "buffer", OUT, "buffer", "u32"], result: "i32", nonblocking: true },

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+/* process.c - other processes: started so that they outlive us, watched and ended by descriptor, never by number. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "err.h"
+#include "gyges.h"
+
+struct gy_process {
+	pid_t pid;
+	int fd;		/* pidfd */
+};
+
+/* What a start reports through its pipe: the pid once the program runs, or what kept it from running. */
+struct report {
+	pid_t pid;
+	int error;
+};
+
+/* ---- start ---- */
+
+/* In the grandchild: only what is safe after fork() in a process with threads. */
+static void become(char *const argv[], int log_fd, int report_fd)
+{
+	struct report report = { .pid = getpid() };
+	int null = open("/dev/null", O_RDONLY);
+	sigset_t none;
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGPIPE, SIG_DFL);
+	dup2(null, STDIN_FILENO);
+	dup2(log_fd, STDOUT_FILENO);
+	dup2(log_fd, STDERR_FILENO);
+	/* Nothing of ours is left open in it, but the report, which goes with exec. */
+	if (report_fd != 3)
+		dup3(report_fd, 3, O_CLOEXEC);
+	close_range(4, UINT_MAX, 0);
+	if (write(3, &report, sizeof(report)) != sizeof(report))
+		_exit(127);
+	execvp(argv[0], argv);
+	report.error = errno;
+	if (write(3, &report, sizeof(report)) != sizeof(report))
+		_exit(127);
+	_exit(127);
+}
+
+/* The last word of the start: two reports, the second an error, or one and the end. */
+static int read_report(int fd, pid_t *pid)
+{
+	struct report report;
+	int error = ECHILD;
+
+	while (read(fd, &report, sizeof(report)) == sizeof(report)) {
+		*pid = report.pid;
+		error = report.error;
+	}
+	return -error;
+}
+
+/* The grandchild belongs to init, so nobody here need wait for it, and a tracer's waits are its own. */
+static int start(char *const argv[], int log_fd, pid_t *pid)
+{
+	int pipe_fd[2], ret;
+	pid_t child;
+
+	if (pipe2(pipe_fd, O_CLOEXEC))
+		return -errno;
+	child = fork();
+	if (!child) {
+		setsid();
+		if (!fork())
+			become(argv, log_fd, pipe_fd[1]);
+		_exit(0);
+	}
+	ret = child < 0 ? -errno : 0;
+	close(pipe_fd[1]);
+	if (!ret) {
+		while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+			;
+		ret = read_report(pipe_fd[0], pid);
+	}
+	close(pipe_fd[0]);
+	return ret;
+}
+
+/* Pointers to the arguments in @text, ended by NULL. NULL: no memory, or they are not all terminated. */
+static char **split(const char *text, uint64_t bytes)
+{
+	uint64_t n = 0, at = 0;
+	char **argv;
+
+	if (!bytes || text[bytes - 1])
+		return NULL;
+	for (uint64_t i = 0; i < bytes; i++)
+		n += !text[i];
+	argv = calloc(n + 1, sizeof(*argv));
+	for (uint64_t i = 0; argv && i < n; i++) {
+		argv[i] = (char *)text + at;
+		at += strlen(argv[i]) + 1;
+	}
+	return argv;
+}
+
+int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, struct gy_process **out, char *err,
+		     uint32_t err_bytes)
+{
+	struct gy_err words = { err, err_bytes };
+	char **list = split(argv, argv_bytes);
+	int log_fd, ret;
+	pid_t pid = 0;
+
+	if (!list)
+		return gy_err_set(&words, -EINVAL, "there is no program to start");
+	log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (log_fd < 0) {
+		ret = gy_err_set(&words, -errno, "cannot open %s: %s", log, strerror(errno));
+		free(list);
+		return ret;
+	}
+	ret = start(list, log_fd, &pid);
+	if (ret)
+		gy_err_set(&words, ret, "cannot start %s: %s", list[0], strerror(-ret));
+	close(log_fd);
+	free(list);
+	return ret ? ret : gy_process_open((uint32_t)pid, out);
+}
+
+/* ---- watch ---- */
+
+int gy_process_open(uint32_t pid, struct gy_process **out)
+{
+	struct gy_process *process = malloc(sizeof(*process));
+
+	if (!process)
+		return -ENOMEM;
+	process->pid = (pid_t)pid;
+	process->fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (process->fd < 0) {
+		int ret = -errno;
+
+		free(process);
+		return ret;
+	}
+	*out = process;
+	return 0;
+}
+
+uint32_t gy_process_pid(const struct gy_process *process)
+{
+	return (uint32_t)process->pid;
+}
+
+int gy_process_wait(struct gy_process *process, uint32_t timeout_ms)
+{
+	uint64_t deadline = deadline_after_ms(timeout_ms);
+	struct pollfd p = { .fd = process->fd, .events = POLLIN };
+
+	for (;;) {
+		int n = poll(&p, 1, ms_until(deadline));
+
+		if (n > 0)
+			return 0;
+		if (!n)
+			return -ETIMEDOUT;
+		if (errno != EINTR)
+			return -errno;
+	}
+}
+
+int gy_process_kill(struct gy_process *process)
+{
+	if (!syscall(SYS_pidfd_send_signal, process->fd, SIGKILL, NULL, 0) || errno == ESRCH)
+		return 0;
+	return -errno;
+}
+
+int64_t gy_process_read(struct gy_process *process, const char *name, void *buf, uint64_t cap)
+{
+	uint64_t done = 0;
+	char path[64];
+	int fd;
+
+	if (strcmp(name, "maps") && strcmp(name, "cmdline") && strcmp(name, "status"))
+		return -EINVAL;
+	snprintf(path, sizeof(path), "/proc/%d/%s", process->pid, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	while (done < cap) {
+		ssize_t n = read(fd, (uint8_t *)buf + done, cap - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		done += (uint64_t)n;
+	}
+	close(fd);
+	/* The number may be somebody else's by now. */
+	if (!gy_process_wait(process, 0))
+		return -ESRCH;
+	return done < cap ? (int64_t)done : -ENOSPC;
+}
+
+void gy_process_destroy(struct gy_process *process)
+{
+	if (!process)
+		return;
+	close(process->fd);
+	free(process);
+}
+
+int gy_unix_listener_pid(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+	int fd, ret;
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	memcpy(address.sun_path, path, strlen(path));
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	ret = connect(fd, (struct sockaddr *)&address, sizeof(address)) ||
+	      getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) ? -errno : peer.pid;
+	close(fd);
+	return ret;
+}

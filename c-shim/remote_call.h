@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * remote_call.h - single system calls made inside another process, stock QEMU, which knows nothing of it.
+ *
+ * Only the process's main thread stops, for a fraction of a millisecond. Needs CAP_SYS_PTRACE over it and no other
+ * tracer. x86-64 only.
+ */
+#ifndef GY_REMOTE_CALL_H
+#define GY_REMOTE_CALL_H
+
+#include <sys/types.h>
+
+#include "err.h"
+
+/*
+ * A userfaultfd of the address space of process @pid; it has a copy of it open as *remote_fd. -errno: EPERM where it
+ * may not have one (an unprivileged process), EBUSY where a debugger has the process.
+ */
+int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err);
+
+/* Closes descriptor @fd of process @pid. Nothing if the process is gone. */
+void remote_close(pid_t pid, int fd);
+
+#endif

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * tracker.c - what another process, QEMU, has written to its guest's RAM.
+ *
+ * A userfaultfd inside that process write-protects RAM in asynchronous mode: the kernel itself lets a write through and
+ * leaves a mark in the page tables, nobody waits. PAGEMAP_SCAN reads the marks and protects again in one step.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/types.h>
+#include <linux/userfaultfd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "bitmap.h"
+#include "err.h"
+#include "gyges.h"
+#include "ram.h"
+#include "remote_call.h"
+
+/* Linux 6.7; Debian 12's headers are older. */
+#define FEATURE_WP_UNPOPULATED (1ull << 13)
+#define FEATURE_WP_ASYNC (1ull << 15)
+#define WANTED_FEATURES (UFFD_FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC)
+
+struct scan_arg {
+	__u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	__u64 category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+struct scan_region {
+	__u64 start, end, categories;
+};
+
+#define SCAN_ORDER _IOWR('f', 16, struct scan_arg)
+#define SCAN_WRITTEN (1ull << 1)
+#define SCAN_WP_MATCHING (1ull << 0)
+#define SCAN_CHECK_WPASYNC (1ull << 1)
+#define SCAN_REGIONS 1024u
+
+struct gy_tracker {
+	const struct gy_ram *ram;
+	int fd;
+	int remote_fd;
+	int pagemap_fd;
+	struct scan_region region[SCAN_REGIONS];
+};
+
+static int protect(const struct gy_tracker *tracker, const struct ram_piece *piece, const struct gy_err *err)
+{
+	struct uffdio_register reg = {
+		.range = { .start = piece->address, .len = piece->bytes },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	struct uffdio_writeprotect wp = { .range = reg.range, .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+
+	if (ioctl(tracker->fd, UFFDIO_REGISTER, &reg))
+		return gy_err_set(err, -errno, "cannot track writes to guest RAM: %s", strerror(errno));
+	if (ioctl(tracker->fd, UFFDIO_WRITEPROTECT, &wp))
+		return gy_err_set(err, -errno, "cannot write-protect guest RAM: %s", strerror(errno));
+	return 0;
+}
+
+static int start(struct gy_tracker *tracker, const struct gy_err *err)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = WANTED_FEATURES };
+	char path[64];
+	int ret = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", tracker->ram->pid);
+	tracker->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (tracker->pagemap_fd < 0)
+		return gy_err_set(err, -errno, "cannot open %s: %s", path, strerror(errno));
+	tracker->fd = remote_userfaultfd(tracker->ram->pid, &tracker->remote_fd, err);
+	if (tracker->fd < 0)
+		return tracker->fd;
+	if (ioctl(tracker->fd, UFFDIO_API, &api))
+		return gy_err_set(err, -ENOTSUP, "this kernel cannot track the writes of a QEMU guest (Linux 6.7 can)");
+	for (uint32_t i = 0; i < tracker->ram->n_pieces && !ret; i++)
+		ret = protect(tracker, &tracker->ram->piece[i], err);
+	return ret;
+}
+
+int gy_tracker_create(struct gy_ram *ram, struct gy_tracker **out, char *err, uint32_t err_bytes)
+{
+	struct gy_err words = { err, err_bytes };
+	struct gy_tracker *tracker;
+	int ret;
+
+	if (!ram->pid)
+		return -EINVAL;
+	tracker = malloc(sizeof(*tracker));
+	if (!tracker)
+		return -ENOMEM;
+	*tracker = (struct gy_tracker){ .ram = ram, .fd = -1, .remote_fd = -1, .pagemap_fd = -1 };
+	ret = start(tracker, &words);
+	if (ret) {
+		gy_tracker_destroy(tracker);
+		return ret;
+	}
+	*out = tracker;
+	return 0;
+}
+
+void gy_tracker_destroy(struct gy_tracker *tracker)
+{
+	if (!tracker)
+		return;
+	for (uint32_t i = 0; i < tracker->ram->n_pieces && tracker->fd >= 0; i++) {
+		const struct ram_piece *piece = &tracker->ram->piece[i];
+		struct uffdio_range range = { .start = piece->address, .len = piece->bytes };
+
+		ioctl(tracker->fd, UFFDIO_UNREGISTER, &range);
+	}
+	if (tracker->remote_fd >= 0)
+		remote_close(tracker->ram->pid, tracker->remote_fd);
+	if (tracker->fd >= 0)
+		close(tracker->fd);
+	if (tracker->pagemap_fd >= 0)
+		close(tracker->pagemap_fd);
+	free(tracker);
+}
+
+static void note(const struct gy_tracker *tracker, gy_word *bitmap, const struct scan_region *region, int64_t *found)
+{
+	uint64_t first = ram_page_at(tracker->ram, region->start);
+
+	for (uint64_t page = first; page < first + (region->end - region->start) / GY_PAGE_BYTES; page++)
+		bitmap_set(bitmap, page);
+	*found += (int64_t)((region->end - region->start) / GY_PAGE_BYTES);
+}
+
+static int scan_piece(struct gy_tracker *tracker, const struct ram_piece *piece, gy_word *bitmap, int64_t *found)
+{
+	struct scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC,
+		.start = piece->address,
+		.end = piece->address + piece->bytes,
+		.vec = (uintptr_t)tracker->region,
+		.vec_len = SCAN_REGIONS,
+		.category_mask = SCAN_WRITTEN,
+		.return_mask = SCAN_WRITTEN,
+	};
+
+	while (arg.start < arg.end) {
+		int n = ioctl(tracker->pagemap_fd, SCAN_ORDER, &arg);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		for (int i = 0; i < n; i++)
+			note(tracker, bitmap, &tracker->region[i], found);
+		arg.start = arg.walk_end;
+	}
+	return 0;
+}
+
+int64_t gy_tracker_collect(struct gy_tracker *tracker, uint64_t *bitmap, uint64_t words)
+{
+	int64_t found = 0;
+
+	if (words != bitmap_words(tracker->ram->pages))
+		return -EINVAL;
+	for (uint32_t i = 0; i < tracker->ram->n_pieces; i++) {
+		int ret = scan_piece(tracker, &tracker->ram->piece[i], (gy_word *)bitmap, &found);
+
+		if (ret)
+			return ret;
+	}
+	return found;
+}
