@@ -11,6 +11,7 @@ export const COMMANDS: readonly (readonly [string, ...string[]])[] = [
   ["vm", "status"],
   ["vm", "list"],
   ["vm", "stop"],
+  ["run"],
   ["prepare"],
   ["migrate"],
   ["monitor"],

@@ -12,6 +12,7 @@ import { man } from "./commands/man.ts";
 import { migrate } from "./commands/migrate.ts";
 import { monitor } from "./commands/monitor.ts";
 import { prepare } from "./commands/prepare.ts";
+import { run } from "./commands/run.ts";
 import { vm } from "./commands/vm.ts";
 import { BRIEF, COMMANDS, EXIT_TEXT, PROGRAM } from "./facts.ts";
 import { verbatim } from "./prose.ts";
@@ -19,7 +20,7 @@ import { FORMS } from "./values.ts";
 import { versionLine } from "./version.ts";
 
 /** The parser of everything after the program's name. */
-export const grammar = or(doctor, vm, prepare, migrate, monitor, cancel, demo, man);
+export const grammar = or(doctor, vm, run, prepare, migrate, monitor, cancel, demo, man);
 
 export const SHELLS: Record<string, ShellCompletion> = { bash, zsh, fish };
 

@@ -32,9 +32,12 @@ function start(sample: Sample): string {
 function idleParts(sample: Sample): string[] {
   const guest = sample.guest;
   if (!guest) return [];
+  const state = guest.running ? "guest runs" : "guest stopped";
+  // A guest that keeps no account of itself.
+  if (guest.verified_pages === null) return [state];
   const health = guest.corrupt === 0 ? "memory good" : `${formatCount(guest.corrupt)} PAGES CORRUPT`;
   return [
-    guest.running ? "guest runs" : "guest stopped",
+    state,
     health,
     `${formatCount(guest.verified_pages)} pages verified`,
     `largest stall ${formatNs(guest.largest_stall_ns)}`,

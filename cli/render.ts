@@ -21,7 +21,8 @@ export function stateText({ side, state, detail }: StateEvent): string {
   return detail ? `${side}: ${state}: ${detail}` : `${side}: ${state}`;
 }
 
-function memoryText(corrupt: number, firstCorruptPage: number | null): string {
+function memoryText(corrupt: number | null, firstCorruptPage: number | null): string {
+  if (corrupt === null) return "not known to Gyges: only the guest can tell";
   if (corrupt === 0) return "good: no page was lost or stale";
   const where = firstCorruptPage === null ? "" : `, the first is page ${formatCount(firstCorruptPage)}`;
   return `CORRUPT: ${formatCount(corrupt)} wrong pages${where}`;
@@ -33,10 +34,12 @@ export function summaryText(summary: Summary): string {
     ["mode", `${summary.mode}, ${summary.pager} pager over ${summary.transport}`],
     ["total time", formatNs(summary.total_ns)],
     ["downtime", formatNs(summary.downtime_ns)],
-    ["largest stall", `${formatNs(guest.largest_stall_ns)} as the guest saw it`],
     ["RAM", `${formatBytes(summary.ram_bytes)}, of it ${formatCount(summary.zero_pages)} zero pages not sent`],
     ["on the wire", formatBytes(summary.wire_bytes)],
   ];
+  if (guest.largest_stall_ns !== null) {
+    rows.splice(3, 0, ["largest stall", `${formatNs(guest.largest_stall_ns)} as the guest saw it`]);
+  }
   if (summary.precopy_rounds > 0) {
     const rounds = `${summary.precopy_rounds} rounds, ${formatCount(summary.precopy_pages)} pages`;
     rows.push(["pre-copy", `${formatNs(summary.precopy_ns)}, ${rounds}`]);
@@ -88,12 +91,16 @@ export function guestText({ name, guest, ram_check: check }: GuestEvent): string
     ["name", name],
     ["guest", `${guest.running ? "runs" : "stopped"}, ${placeText(guest.location)}`],
     ["size", `${guest.vcpus} vCPU, ${formatBytes(guest.ram_bytes)}`],
-    ["work", `${formatCount(guest.passes)} passes, ${formatCount(guest.written_pages)} pages written`],
-    ["verified", `${formatCount(guest.verified_pages)} pages by the guest`],
-    ["memory", memoryText(guest.corrupt, guest.first_corrupt_page)],
-    ["largest stall", formatNs(guest.largest_stall_ns)],
   ];
-  if (guest.clock_backsteps > 0) rows.push(["clock", `WENT BACK ${formatCount(guest.clock_backsteps)} times`]);
+  if (guest.verified_pages !== null) {
+    rows.push(
+      ["work", `${formatCount(guest.passes)} passes, ${formatCount(guest.written_pages)} pages written`],
+      ["verified", `${formatCount(guest.verified_pages)} pages by the guest`],
+      ["memory", memoryText(guest.corrupt, guest.first_corrupt_page)],
+      ["largest stall", formatNs(guest.largest_stall_ns)],
+    );
+  }
+  if ((guest.clock_backsteps ?? 0) > 0) rows.push(["clock", `WENT BACK ${formatCount(guest.clock_backsteps)} times`]);
   if (check) rows.push(["RAM check", ramCheckText(check)]);
   return labelled(rows);
 }

@@ -1,9 +1,9 @@
 /** Value parsers and options that several commands share. */
 import { type Message, message, text } from "@optique/core/message";
-import { withDefault } from "@optique/core/modifiers";
+import { multiple, withDefault } from "@optique/core/modifiers";
 import type { Parser } from "@optique/core/parser";
-import { option } from "@optique/core/primitives";
-import { choice, type NonEmptyString, type ValueParser } from "@optique/core/valueparser";
+import { argument, option } from "@optique/core/primitives";
+import { choice, type NonEmptyString, string, type ValueParser } from "@optique/core/valueparser";
 import { checkName, listRunning } from "../lib/control/runtime_dir.ts";
 import { GygesError, UsageError } from "../lib/errors.ts";
 import type { HostPort, PagerChoice } from "../lib/options.ts";
@@ -130,6 +130,15 @@ export function pagerOption(description: Message) {
     option("--pager", choice<PagerChoice>(["auto", "kernel", "user"], { metavar: "PAGER" }), { description }),
     "auto" as const,
     "auto",
+  );
+}
+
+/** QEMU's command line after "--"; empty where there is none. */
+export function qemuCommand() {
+  return multiple(
+    argument(string({ metavar: "QEMU_ARG" }), {
+      description: prose`After "--": the QEMU program and its arguments, as for a guest that stays where it is.`,
+    }),
   );
 }
 

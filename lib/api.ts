@@ -3,43 +3,31 @@ import * as v from "valibot";
 import { NativeError } from "../ffi/native_error.ts";
 import { askMigration } from "./control/ask_migration.ts";
 import { ControlClient } from "./control/client.ts";
-import { inRoom, listRunning, RuntimeDir } from "./control/runtime_dir.ts";
-import { ControlServer } from "./control/server.ts";
-import { EXIT, type ExitCode, PreflightError } from "./errors.ts";
-import type { GuestEvent, GygesEvent, Sample, Summary } from "./events.ts";
+import { listRunning, RuntimeDir } from "./control/runtime_dir.ts";
+import { type ExitCode, HandshakeError, PreflightError } from "./errors.ts";
+import type { GuestEvent, Sample, Summary } from "./events.ts";
 import { requireHost, requireMemory } from "./host/preflight.ts";
 import { MicroMachine, shapeOf } from "./machine/micro.ts";
-import { DestinationMigration } from "./migration/destination.ts";
 import { guestSchema, sampleSchema, summarySchema } from "./monitor/summary.ts";
 import type { MicroVmOptions, MigrateOptions, PrepareOptions } from "./options.ts";
 import { chooseRam } from "./pager/choose.ts";
 import type { Pager } from "./pager/pager.ts";
 import { armInjection } from "./resident/fault_injection.ts";
-import { Reception } from "./resident/reception.ts";
-import { Resident } from "./resident/resident.ts";
-import type { WireMachine } from "./wire/messages.ts";
+import { holdGuest, receiveGuest, type RunOptions } from "./resident/serve.ts";
+import type { WireMachine, WireMicro } from "./wire/messages.ts";
 import { parseTicket } from "./wire/ticket.ts";
-
-export interface RunOptions {
-  /** Called for each thing worth telling, in order. */
-  onEvent: (event: GygesEvent) => void;
-  /** Aborting asks for an orderly end: the first Ctrl-C. */
-  signal?: AbortSignal;
-}
 
 /** Holds a new micro-VM until it is stopped or has moved away; `vm start`. */
 export async function holdMicroVm(name: string, vm: MicroVmOptions, run: RunOptions): Promise<ExitCode> {
   requireHost();
   using directory = await RuntimeDir.claim(name);
   armInjection(run.onEvent);
-  const machine = await buildMachine(shapeOf(vm), chooseRam(vm.pager));
-  const resident = new Resident(name, run.onEvent);
-  resident.hold(machine);
-  machine.boot();
-  machine.run();
-  await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
-  run.onEvent({ type: "guest", name, guest: { location: "here", ...machine.report() } });
-  return await untilEnded(resident, { machine, server }, run);
+  const machine = await buildMicro(shapeOf(vm), chooseRam(vm.pager));
+  const start = () => {
+    machine.boot();
+    return machine.run();
+  };
+  return await holdGuest(directory, { machine, start }, run);
 }
 
 /** Waits for a guest, receives it and holds it from then on; `prepare --micro`. */
@@ -49,27 +37,7 @@ export async function prepareMicroVm(name: string, options: PrepareOptions, run:
   chooseRam(options.pager);
   using directory = await RuntimeDir.claim(name);
   armInjection(run.onEvent);
-  let machine: MicroMachine | null = null;
-  const migration = new DestinationMigration({
-    tls: options.tls,
-    onEvent: run.onEvent,
-    pager: options.pager,
-    build: async (shape, pager) => machine = await buildMachine(shape, pager),
-  });
-  const resident = new Resident(name, run.onEvent);
-  using reception = await Reception.open({ ...options, name, migration, onEvent: run.onEvent });
-  resident.receiveBy(migration, (error) => reception.refuse(error));
-  await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
-  const interrupt = () => void resident.interrupt();
-  run.signal?.addEventListener("abort", interrupt, { once: true });
-  run.onEvent({ type: "ticket", ticket: reception.ticket });
-  const summary = await migration.receive(await reception.source);
-  reception[Symbol.dispose]();
-  run.signal?.removeEventListener("abort", interrupt);
-  run.onEvent(summary);
-  if (!machine) throw new Error("A migration completed without a machine");
-  resident.hold(machine);
-  return await untilEnded(resident, { machine, server }, run);
+  return await receiveGuest(directory, { options, build: buildMachine }, run);
 }
 
 /** Moves the guest that process `name` holds to the destination behind `ticket`; resolves when it is complete. */
@@ -149,6 +117,14 @@ export async function vmStop(name: string): Promise<GuestEvent> {
 }
 
 async function buildMachine(shape: WireMachine, pager: Pager): Promise<MicroMachine> {
+  if (shape.kind === "micro") return await buildMicro(shape, pager);
+  throw new HandshakeError(
+    "The source's machine is a QEMU and this side waits for a micro-VM: run gyges prepare NAME -- qemu-system-x86_64 ...",
+    { field: "machine", ours: "micro", theirs: shape.kind },
+  );
+}
+
+async function buildMicro(shape: WireMicro, pager: Pager): Promise<MicroMachine> {
   requireMemory(shape.ram_bytes);
   try {
     return await MicroMachine.create(shape, { ram: pager.makeRam(shape.ram_bytes), pager: pager.kind });
@@ -160,21 +136,4 @@ async function buildMachine(shape: WireMachine, pager: Pager): Promise<MicroMach
       cause,
     });
   }
-}
-
-async function untilEnded(
-  resident: Resident,
-  { machine, server }: { machine: MicroMachine; server: ControlServer },
-  run: RunOptions,
-): Promise<ExitCode> {
-  const interrupt = () => void resident.interrupt();
-  run.signal?.addEventListener("abort", interrupt, { once: true });
-  if (run.signal?.aborted) interrupt();
-  const code = await resident.ended;
-  run.signal?.removeEventListener("abort", interrupt);
-  // First, as whoever asks may ask for the guest.
-  await server[Symbol.asyncDispose]();
-  // A guest that is lost may never let go of its threads; the process's end takes them with it.
-  if (code === EXIT.completed) await machine[Symbol.asyncDispose]();
-  return code;
 }

@@ -34,25 +34,30 @@ export interface LatencyNs {
   max: number;
 }
 
-/** The guest's own account of itself. */
+/** The guest's own account of itself; null where only the guest can tell, as under QEMU. */
 export interface GuestReport {
   location: GuestLocation;
   running: boolean;
   vcpus: number;
   ram_bytes: number;
   /** Times the guest went over its working set. */
-  passes: number;
+  passes: number | null;
   /** Page touches, each of which verified the page first. */
-  verified_pages: number;
-  written_pages: number;
+  verified_pages: number | null;
+  written_pages: number | null;
   /** Pages found wrong; anything but 0 is a lost or stale page. */
-  corrupt: number;
+  corrupt: number | null;
   /** Page index of the first wrong page, null while there is none. */
   first_corrupt_page: number | null;
   /** Largest gap between two touches of one vCPU since the guest started. */
-  largest_stall_ns: number;
+  largest_stall_ns: number | null;
   /** Steps back of the guest's clock; anything but 0 is an error. */
-  clock_backsteps: number;
+  clock_backsteps: number | null;
+}
+
+/** Page touches that the guest has made by its own account: it lives while they grow. */
+export function touchesOf(guest: Pick<GuestReport, "verified_pages">): number {
+  return guest.verified_pages ?? 0;
 }
 
 export interface Summary {
@@ -75,7 +80,12 @@ export interface Summary {
   wire_bytes: number;
   blocktime_ns: number;
   fault_latency_ns: LatencyNs;
-  guest: { location: GuestLocation; corrupt: number; verified_pages: number; largest_stall_ns: number };
+  guest: {
+    location: GuestLocation;
+    corrupt: number | null;
+    verified_pages: number | null;
+    largest_stall_ns: number | null;
+  };
 }
 
 /** What a process is doing now; the sample of `gyges monitor`. */

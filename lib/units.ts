@@ -68,8 +68,9 @@ function scaled(value: number, base: number, units: readonly string[]): string {
   return `${shortNumber(rest)} ${units[step] ?? ""}`;
 }
 
-/** 3_200_000 is "3.2 ms"; from two minutes on "2m 05s". */
-export function formatNs(ns: number): string {
+/** 3_200_000 is "3.2 ms"; from two minutes on "2m 05s"; what nobody knows is "-". */
+export function formatNs(ns: number | null): string {
+  if (ns === null) return "-";
   if (ns < 120e9) return scaled(ns, 1000, ["ns", "us", "ms", "s"]);
   const seconds = Math.round(ns / 1e9);
   const minutes = Math.floor(seconds / 60);
@@ -100,7 +101,8 @@ export function formatRate(bytesPerSecond: number): string {
   return `${scaled(bytesPerSecond, 1000, ["B", "kB", "MB", "GB", "TB"])}/s`;
 }
 
-/** 1234567 is "1,234,567". */
-export function formatCount(count: number): string {
+/** 1234567 is "1,234,567"; what nobody knows is "-". */
+export function formatCount(count: number | null): string {
+  if (count === null) return "-";
   return String(count).replace(/\B(?=(\d{3})+$)/g, ",");
 }

@@ -4,9 +4,10 @@ import { map, optional } from "@optique/core/modifiers";
 import { argument, command, option } from "@optique/core/primitives";
 import { choice, integer, string } from "@optique/core/valueparser";
 import { readLines } from "../../lib/control/lines.ts";
-import { EXIT, UsageError } from "../../lib/errors.ts";
+import { EXIT, type ExitCode, UsageError } from "../../lib/errors.ts";
+import type { GygesEvent } from "../../lib/events.ts";
 import { MIGRATE_DEFAULTS, type MigrateOptions, type Mode } from "../../lib/options.ts";
-import type { Action } from "../action.ts";
+import type { Action, ActionContext } from "../action.ts";
 import { prose } from "../prose.ts";
 import { byDefault, duration, hostPort, jsonOption, pagerOption, rate, runningName, valuesFooter } from "../values.ts";
 
@@ -15,7 +16,16 @@ const options = object({
     description: prose`What gyges prepare printed at the destination; "-" reads it from standard input, out of sight of
       other users.`,
   }),
-  name: option("--vm", runningName(), { description: prose`Name of the process that holds the guest here.` }),
+  name: optional(option("--vm", runningName(), {
+    description: prose`Name of the process that holds the guest here; with --qmp, the name that other commands know the
+      move by.`,
+  })),
+  qmp: optional(option("--qmp", string({ metavar: "SOCKET" }), {
+    description: prose`Monitor socket of a QEMU that nobody of Gyges holds, to move its guest.`,
+  })),
+  keepSource: option("--keep-source", {
+    description: prose`With --qmp: leave QEMU stopped, not ended, once its guest has moved.`,
+  }),
   mode: byDefault(
     option("--mode", choice(["hybrid", "full", "precopy"], { metavar: "MODE" }), {
       description: prose`hybrid: pre-copy for a limited time, then post-copy. full: post-copy at once. precopy: the
@@ -117,42 +127,68 @@ async function ticketFrom(argument: string): Promise<string> {
   );
 }
 
+interface Wanted {
+  ticket: string;
+  name: string | undefined;
+  qmp: string | undefined;
+  keepSource: boolean;
+  options: MigrateOptions;
+}
+
+async function move(wanted: Wanted, { output }: ActionContext): Promise<ExitCode> {
+  const { ticket, name, qmp, keepSource, options } = wanted;
+  const [{ migrate }, { migrateQemu }, { Interrupts }] = await Promise.all([
+    import("../../lib/api.ts"),
+    import("../../lib/qemu_api.ts"),
+    import("../signals.ts"),
+  ]);
+  using interrupts = new Interrupts({
+    say: (text) => output.say(text),
+    lookWith: name === undefined ? "gyges vm list" : `gyges monitor ${name}`,
+  });
+  let told = false;
+  const run = {
+    signal: interrupts.signal,
+    onEvent(event: GygesEvent) {
+      interrupts.observe(event);
+      told ||= event.type === "summary";
+      output.event(event);
+    },
+  };
+  const summary = qmp === undefined
+    ? await migrate(name ?? "", ticket, { ...options, ...run })
+    : await migrateQemu(ticket, { ...options, ...run, qmp, name: name ?? null, keepSource });
+  if (!told) output.event(summary);
+  return (summary.guest.corrupt ?? 0) > 0 ? EXIT.guestLost : EXIT.completed;
+}
+
+/** Throws UsageError unless it is said which guest moves. */
+function checkGuest({ name, qmp, keepSource }: { name?: string; qmp?: string; keepSource: boolean }): void {
+  if (name === undefined && qmp === undefined) {
+    throw new UsageError(
+      "Expected the guest to move: --vm NAME of the process that holds it, or --qmp SOCKET of its QEMU",
+    );
+  }
+  if (keepSource && qmp === undefined) throw new UsageError("Cannot use --keep-source without --qmp: leave it out");
+}
+
 export const migrate = command(
   "migrate",
-  map(options, ({ ticket, name, json, noPrefetch, tls, ...rest }): Action => ({
+  map(options, ({ ticket, name, qmp, keepSource, json, noPrefetch, tls, ...rest }): Action => ({
     output: { json },
-    async run({ output }) {
+    async run(context) {
       const { precopyTimeoutMs, switchThresholdMs, downtimeLimitMs } = rest;
       const modeOptions = checkMode(rest.mode, { precopyTimeoutMs, switchThresholdMs, downtimeLimitMs });
       checkTransport(rest);
-      const destination = await ticketFrom(ticket);
-      const [{ migrate }, { Interrupts }] = await Promise.all([import("../../lib/api.ts"), import("../signals.ts")]);
-      using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
-      let told = false;
-      const summary = await migrate(name, destination, {
-        mode: rest.mode,
-        ...modeOptions,
-        bandwidthBytesPerSecond: rest.bandwidthBytesPerSecond,
-        prefetchConnections: rest.prefetchConnections,
-        prefetch: !noPrefetch,
-        tls: tls === "on",
-        pager: rest.pager,
-        transport: rest.transport,
-        rdmaListen: rest.rdmaListen,
-        signal: interrupts.signal,
-        onEvent(event) {
-          interrupts.observe(event);
-          told ||= event.type === "summary";
-          output.event(event);
-        },
-      });
-      if (!told) output.event(summary);
-      return summary.guest.corrupt > 0 ? EXIT.guestLost : EXIT.completed;
+      checkGuest({ ...(name === undefined ? {} : { name }), ...(qmp === undefined ? {} : { qmp }), keepSource });
+      const options = { ...rest, ...modeOptions, prefetch: !noPrefetch, tls: tls === "on" };
+      return await move({ ticket: await ticketFrom(ticket), name, qmp, keepSource, options }, context);
     },
   })),
   {
     brief: prose`Move a guest to the destination behind a ticket.`,
-    description: prose`Moves the guest that a process on this host holds. Prints the bound on total time first where
+    description:
+      prose`Moves the guest that a process on this host holds, or that of a QEMU by its monitor. Prints the bound on total time first where
       there is one, and a summary at the end. Until the commit point every failure, and Ctrl-C, leaves the guest running
       here; after it Ctrl-C explains and does not kill.`,
     footer: valuesFooter("RATE", "DURATION"),

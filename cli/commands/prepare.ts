@@ -1,16 +1,27 @@
 /** `gyges prepare`: makes this host the destination and prints the ticket. */
 import { object } from "@optique/core/constructs";
 import { map } from "@optique/core/modifiers";
-import { argument, command, flag, option } from "@optique/core/primitives";
+import { argument, command, option } from "@optique/core/primitives";
 import { choice } from "@optique/core/valueparser";
-import { PREPARE_DEFAULTS } from "../../lib/options.ts";
-import type { Action } from "../action.ts";
+import { type ExitCode, UsageError } from "../../lib/errors.ts";
+import type { GygesEvent } from "../../lib/events.ts";
+import { PREPARE_DEFAULTS, type PrepareOptions } from "../../lib/options.ts";
+import type { Action, ActionContext } from "../action.ts";
 import { prose } from "../prose.ts";
-import { byDefault, duration, hostPort, jsonOption, newName, pagerOption, valuesFooter } from "../values.ts";
+import {
+  byDefault,
+  duration,
+  hostPort,
+  jsonOption,
+  newName,
+  pagerOption,
+  qemuCommand,
+  valuesFooter,
+} from "../values.ts";
 
 const options = object({
   name: argument(newName(), { description: prose`Name for the process that receives and then holds the guest.` }),
-  micro: flag("--micro", { description: prose`The guest is a micro-VM.` }),
+  micro: option("--micro", { description: prose`The guest is a micro-VM.` }),
   listen: byDefault(
     option("--listen", hostPort(), {
       description: prose`Address to listen on and to name in the ticket; port 0 is any free one.`,
@@ -33,32 +44,59 @@ const options = object({
   pager: pagerOption(prose`What catches the guest's page faults here: the kernel module's file system, or userfaultfd in
     this process. auto: the kernel's where it can.`),
   json: jsonOption,
+  qemu: qemuCommand(),
 });
+
+/** Throws UsageError unless it is said, once, what kind of guest is to come. */
+function checkKind(micro: boolean, qemu: readonly string[]): void {
+  if (micro && qemu.length > 0) {
+    throw new UsageError("Cannot use --micro with a QEMU command line: leave one of them out");
+  }
+  if (micro || qemu.length > 0) return;
+  throw new UsageError(
+    "Expected what is to receive the guest: --micro, or -- qemu-system-x86_64 with the arguments of the source's QEMU",
+  );
+}
+
+interface Wanted {
+  name: string;
+  qemu: readonly string[];
+  options: PrepareOptions;
+}
+
+async function receive({ name, qemu, options }: Wanted, { output }: ActionContext): Promise<ExitCode> {
+  const [{ prepareMicroVm }, { prepareQemu }, { Interrupts }] = await Promise.all([
+    import("../../lib/api.ts"),
+    import("../../lib/qemu_api.ts"),
+    import("../signals.ts"),
+  ]);
+  using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
+  const run = {
+    signal: interrupts.signal,
+    onEvent(event: GygesEvent) {
+      interrupts.observe(event);
+      output.event(event);
+    },
+  };
+  if (qemu.length === 0) return await prepareMicroVm(name, options, run);
+  return await prepareQemu(name, { ...options, command: qemu }, run);
+}
 
 export const prepare = command(
   "prepare",
-  map(options, ({ name, listen, ticketTtlMs, tls, pager, json }): Action => ({
+  map(options, ({ name, micro, qemu, listen, ticketTtlMs, tls, pager, json }): Action => ({
     output: { json },
-    async run({ output }) {
-      const [{ prepareMicroVm }, { Interrupts }] = await Promise.all([
-        import("../../lib/api.ts"),
-        import("../signals.ts"),
-      ]);
-      using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
-      return await prepareMicroVm(name, { ...listen, ticketTtlMs, tls: tls === "on", pager }, {
-        signal: interrupts.signal,
-        onEvent(event) {
-          interrupts.observe(event);
-          output.event(event);
-        },
-      });
+    async run(context) {
+      checkKind(micro, qemu);
+      return await receive({ name, qemu, options: { ...listen, ticketTtlMs, tls: tls === "on", pager } }, context);
     },
   })),
   {
     brief: prose`Make this host the destination and print the ticket.`,
     description: prose`Gets ready to receive a guest and prints the ticket first, alone on a line. Give it to
       gyges migrate at the source. The ticket is a secret, works once and expires. The process holds the guest
-      from then on.`,
+      from then on. A guest of QEMU needs a QEMU here that is started by the same arguments as the source's: give them
+      after "--"; Gyges adds what it needs (-incoming, a monitor, shared RAM files) and keeps QEMU in the background.`,
     footer: valuesFooter("DURATION"),
   },
 );

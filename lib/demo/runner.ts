@@ -4,7 +4,7 @@
  */
 import { monitor, vmStatus } from "../api.ts";
 import { ControlError } from "../control/client.ts";
-import type { GuestEvent, Sample, Summary } from "../events.ts";
+import { type GuestEvent, type Sample, type Summary, touchesOf } from "../events.ts";
 import { formatSize } from "../units.ts";
 import { GygesChild } from "./process.ts";
 import { demoGuest, type DemoOptions, type Scenario } from "./scenarios.ts";
@@ -120,7 +120,7 @@ async function stopGuest(name: string): Promise<GuestEvent> {
 /** The guest's touches now. */
 async function readTouches(name: string): Promise<Reading> {
   const { guest } = await vmStatus(name, { verify: false });
-  return { touches: guest.verified_pages, ms: performance.now() };
+  return { touches: touchesOf(guest), ms: performance.now() };
 }
 
 /** Waits until `name` answers with a guest that works; throws what its process said if it ended instead. */
@@ -131,7 +131,7 @@ async function reachable(name: string, holder: GygesChild, signal: AbortSignal):
   for (;;) {
     try {
       const { guest } = await vmStatus(name, { verify: false });
-      if (guest.running && guest.verified_pages > 0) break;
+      if (guest.running && touchesOf(guest) > 0) break;
     } catch (error) {
       if (!(error instanceof ControlError)) throw error;
     }

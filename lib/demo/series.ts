@@ -1,5 +1,5 @@
 /** What happened over time in one run, and the work that the guest lost by it. Pure. */
-import type { Sample } from "../events.ts";
+import { type Sample, touchesOf } from "../events.ts";
 
 /** A count at one moment; `ms` counts from the start of the migration and is negative before. Counts never fall. */
 export interface Point {
@@ -32,8 +32,8 @@ export class Recorder {
     const ms = nowMs - this.#startMs;
     const { work, wire } = this.series;
     // The guest's counts travel with it, so the side with the larger ones is where it runs; the other's are old.
-    if (sample.guest && sample.guest.verified_pages >= lastCount(work)) {
-      work.push({ ms, count: sample.guest.verified_pages });
+    if (sample.guest && touchesOf(sample.guest) >= lastCount(work)) {
+      work.push({ ms, count: touchesOf(sample.guest) });
     }
     if (role === "destination") wire.push({ ms, count: Math.max(sample.wire_bytes, lastCount(wire)) });
     if (sample.side === "source") this.beganMs ??= ms - sample.elapsed_ns / 1e6;

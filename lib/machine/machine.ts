@@ -5,6 +5,16 @@ import type { GuestReport, RamCheck } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import type { WireMachine } from "../wire/messages.ts";
 
+/** What befell a guest. */
+export type MachineEvent =
+  | { type: "booted" }
+  /** It found a page of its own damaged. */
+  | { type: "corrupt" }
+  /** It cannot go on. */
+  | { type: "failed"; text: string }
+  /** It ended by itself, in order. */
+  | { type: "ended"; text: string };
+
 export interface Machine extends AsyncDisposable {
   /** What the destination must build. */
   readonly shape: WireMachine;
@@ -12,13 +22,16 @@ export interface Machine extends AsyncDisposable {
   /** The pager that RAM was made for. */
   readonly pager: PagerKind;
   readonly running: boolean;
+  /** The most that save() may give. */
+  readonly maxStateBytes: number;
 
-  run(): void;
+  /** Resolves once the guest runs. Throws where it does not and will not. */
+  run(): Promise<void>;
   /** When it resolves no vCPU runs and RAM is final. Throws NativeError ETIMEDOUT. */
   stop(timeoutMs: number): Promise<void>;
   /** CPU and device state of the stopped machine. */
-  save(): Uint8Array<ArrayBuffer>;
-  /** Throws NativeError for a state that is damaged or foreign. */
+  save(): Promise<Uint8Array<ArrayBuffer>>;
+  /** Throws for a state that is damaged or foreign. */
   restore(state: Uint8Array<ArrayBuffer>): Promise<void>;
 
   dirtyStart(): Promise<void>;
@@ -29,6 +42,13 @@ export interface Machine extends AsyncDisposable {
   report(): Omit<GuestReport, "location">;
   /** Stall figures begin anew; only while no page is missing. */
   resetStall(): void;
-  /** Checks every page of the stopped machine. */
-  checkRam(): Promise<RamCheck>;
+  /** Checks every page of the stopped machine; null: only its guest knows what they should be. */
+  checkRam(): Promise<RamCheck | null>;
+
+  /** The next thing that befell the guest; null when nothing did in time. One caller at a time. */
+  wait(timeoutMs: number): Promise<MachineEvent | null>;
+  /** An orderly end of the guest. Throws UsageError where it does not comply. */
+  shutDown(): Promise<void>;
+  /** The guest has gone elsewhere for good: what is left of it here ends. */
+  abandon(): Promise<void>;
 }

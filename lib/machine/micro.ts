@@ -1,11 +1,11 @@
 /** The micro-VM as a Machine. */
-import { MicroVm, type MicroVmEvent } from "../../ffi/micro_vm.ts";
+import { MicroVm } from "../../ffi/micro_vm.ts";
 import type { PageSet } from "../../ffi/page_set.ts";
 import { PAGE_BYTES, type Ram } from "../../ffi/ram.ts";
 import type { GuestReport, RamCheck } from "../events.ts";
 import type { MicroVmOptions, PagerKind } from "../options.ts";
-import type { WireMachine } from "../wire/messages.ts";
-import type { Machine } from "./machine.ts";
+import type { WireMicro } from "../wire/messages.ts";
+import type { Machine, MachineEvent } from "./machine.ts";
 
 /** The RAM file of a new machine, and the pager that made it. */
 export interface MicroMachineRam {
@@ -13,14 +13,19 @@ export interface MicroMachineRam {
   pager: PagerKind;
 }
 
+const STOP_MS = 2_000;
+/** Eight vCPUs with all their state are far smaller. */
+const MAX_STATE_BYTES = 1 << 20;
+
 export class MicroMachine implements Machine {
-  readonly shape: WireMachine;
+  readonly maxStateBytes = MAX_STATE_BYTES;
+  readonly shape: WireMicro;
   readonly ram: Ram;
   readonly pager: PagerKind;
   readonly #vm: MicroVm;
   #running = false;
 
-  private constructor(shape: WireMachine, { ram, pager }: MicroMachineRam, vm: MicroVm) {
+  private constructor(shape: WireMicro, { ram, pager }: MicroMachineRam, vm: MicroVm) {
     this.shape = shape;
     this.ram = ram;
     this.pager = pager;
@@ -28,7 +33,7 @@ export class MicroMachine implements Machine {
   }
 
   /** A machine with parked vCPUs on empty RAM, which it takes over, also when it throws. Throws NativeError. */
-  static async create(shape: WireMachine, made: MicroMachineRam): Promise<MicroMachine> {
+  static async create(shape: WireMicro, made: MicroMachineRam): Promise<MicroMachine> {
     const { ram } = made;
     try {
       const vm = await MicroVm.create(ram, {
@@ -55,9 +60,10 @@ export class MicroMachine implements Machine {
     this.#vm.boot();
   }
 
-  run(): void {
+  run(): Promise<void> {
     this.#vm.run();
     this.#running = true;
+    return Promise.resolve();
   }
 
   async stop(timeoutMs: number): Promise<void> {
@@ -65,8 +71,8 @@ export class MicroMachine implements Machine {
     this.#running = false;
   }
 
-  save(): Uint8Array<ArrayBuffer> {
-    return this.#vm.save();
+  save(): Promise<Uint8Array<ArrayBuffer>> {
+    return Promise.resolve(this.#vm.save());
   }
 
   restore(state: Uint8Array<ArrayBuffer>): Promise<void> {
@@ -105,7 +111,7 @@ export class MicroMachine implements Machine {
     this.#vm.resetStall();
   }
 
-  async checkRam(): Promise<RamCheck> {
+  async checkRam(): Promise<RamCheck | null> {
     const check = await this.#vm.checkRam();
     return {
       pages: check.pages,
@@ -117,8 +123,17 @@ export class MicroMachine implements Machine {
   }
 
   /** The next thing the guest tells; null when it told nothing in time. */
-  wait(timeoutMs: number): Promise<MicroVmEvent | null> {
+  wait(timeoutMs: number): Promise<MachineEvent | null> {
     return this.#vm.wait(timeoutMs);
+  }
+
+  shutDown(): Promise<void> {
+    return this.stop(STOP_MS);
+  }
+
+  /** Its memory goes with the process. */
+  abandon(): Promise<void> {
+    return Promise.resolve();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -128,7 +143,7 @@ export class MicroMachine implements Machine {
 }
 
 /** What `vm start` asks for, as a machine. */
-export function shapeOf(options: MicroVmOptions): WireMachine {
+export function shapeOf(options: MicroVmOptions): WireMicro {
   return {
     kind: "micro",
     ram_bytes: options.ramBytes,

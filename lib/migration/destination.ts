@@ -45,9 +45,6 @@ export interface Resumption {
   rdma: Rendezvous | null;
 }
 
-/** A state is small; what makes a handover large is its page set. */
-const MAX_STATE_BYTES = 1 << 20;
-
 /** sizeof(struct gyges_region), and the fewest pages that an entry of a long table is reckoned to name. */
 const REGION_BYTES = 24;
 const REGION_PAGES = 64;
@@ -178,7 +175,7 @@ export class DestinationMigration {
     }
     this.#offer = offer;
     const { kind, transport } = this.#pager;
-    peer.maxPayloadBytes = payloadBound(this.#machine.ram.pages, transport);
+    peer.maxPayloadBytes = payloadBound(this.#machine, transport);
     this.#options.onEvent({ type: "note", level: "info", detail: `Pages move by ${why}` });
     await peer.send({ type: "accepted", pager: kind, transport, why: why.slice(0, MAX_WORDS) });
   }
@@ -281,7 +278,7 @@ export class DestinationMigration {
   /** The commit point: the guest is ours, whether or not the source hears that it runs. */
   async #run(peer: Peer): Promise<void> {
     if (this.state !== "loading") throw new ProtocolError(`Got "run" in state "${this.state}"`);
-    this.#built.run();
+    await this.#built.run();
     this.#downtimeMs = performance.now() - this.#stoppedAt;
     this.#states.to("running", "the guest runs here");
     // Before prefetch begins to compete for this host: the source measures the downtime by this message.
@@ -499,9 +496,9 @@ function checkOffer(offer: MessageOf<"offer">): void {
 }
 
 /** The largest payload that a source may send: regions, a machine's state, a page set. */
-function payloadBound(pages: number, transport: Transport): number {
+function payloadBound({ ram: { pages }, maxStateBytes }: Machine, transport: Transport): number {
   const regions = transport === "rdma" ? REGION_BYTES * (1 + Math.ceil(pages / REGION_PAGES)) : 0;
-  return regions + MAX_STATE_BYTES + PageSet.encodedBound(pages);
+  return regions + maxStateBytes + PageSet.encodedBound(pages);
 }
 
 function messageOf(error: unknown): string {

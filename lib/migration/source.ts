@@ -81,6 +81,10 @@ export class SourceMigration {
     });
   }
 
+  get machine(): Machine {
+    return this.#machine;
+  }
+
   get state(): SourceState {
     return this.#states.state;
   }
@@ -275,7 +279,7 @@ export class SourceMigration {
 
   async #handOver(missing: PageSet): Promise<void> {
     this.#states.to("handover", "CPU state and page sets go over");
-    const state = this.#machine.save();
+    const state = await this.#machine.save();
     await this.#refreshRegions();
     await this.#sendSet({ type: "handover", state_bytes: state.length }, state, missing.encode());
     const { message } = await this.#connected.expect("loaded", DEADLINE_MS.handover);
@@ -300,14 +304,17 @@ export class SourceMigration {
   async #rollBack(error: unknown): Promise<GygesError> {
     const phase = this.state;
     // First of all: telling a destination that is gone may take seconds, and it cannot run the guest without our run.
-    if (!this.#machine.running) this.#machine.run();
-    await this.#pager.dirtyStop();
+    const stuck = await this.#runAgain();
+    await this.#pager.dirtyStop().catch((failure) =>
+      this.#note(`Write tracking did not end well: ${messageOf(failure)}`)
+    );
     await this.#peer?.send({ type: "failed", message: "the source gave up" }).catch(() => {});
     this.#peer?.[Symbol.dispose]();
     // A cancel closed the connection, a time-out too: a destination that is loaded would wait for us to come back.
     if (phase === "handover") void tellGivenUp(this.#ticket, this.#session);
     await this.#pager[Symbol.asyncDispose]();
     const cause = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
+    if (stuck !== null) return this.#cannotRunAgain(stuck, phase, cause);
     this.#states.to("failed", "the guest runs here");
     if (cause instanceof HandshakeError || cause instanceof MigrationError || cause instanceof PreflightError) {
       return cause;
@@ -318,6 +325,25 @@ export class SourceMigration {
       exitCode: EXIT.failedBeforeCommit,
       cause,
     });
+  }
+
+  /** What keeps the guest from running here; null: it runs. */
+  async #runAgain(): Promise<unknown> {
+    if (this.#machine.running) return null;
+    try {
+      await this.#machine.run();
+      return null;
+    } catch (error) {
+      return error ?? new Error("it does not say why");
+    }
+  }
+
+  #cannotRunAgain(stuck: unknown, phase: string, cause: unknown): MigrationError {
+    this.#states.to("failed", "the guest is here, and stands still");
+    return new MigrationError(
+      `${messageOf(cause)}. The guest is here, stopped and whole, but cannot be continued: ${messageOf(stuck)}`,
+      { phase, guestLocation: "source", exitCode: EXIT.failedBeforeCommit, cause },
+    );
   }
 
   // ---- after it ----

@@ -48,13 +48,13 @@ export const guestReportSchema = v.object({
   running: v.boolean(),
   vcpus: count,
   ram_bytes: count,
-  passes: count,
-  verified_pages: count,
-  written_pages: count,
-  corrupt: count,
+  passes: v.nullable(count),
+  verified_pages: v.nullable(count),
+  written_pages: v.nullable(count),
+  corrupt: v.nullable(count),
   first_corrupt_page: v.nullable(count),
-  largest_stall_ns: amount,
-  clock_backsteps: count,
+  largest_stall_ns: v.nullable(amount),
+  clock_backsteps: v.nullable(count),
 });
 
 export const summarySchema = v.object({
@@ -77,7 +77,12 @@ export const summarySchema = v.object({
   wire_bytes: count,
   blocktime_ns: amount,
   fault_latency_ns: latencySchema,
-  guest: v.object({ location, corrupt: count, verified_pages: count, largest_stall_ns: amount }),
+  guest: v.object({
+    location,
+    corrupt: v.nullable(count),
+    verified_pages: v.nullable(count),
+    largest_stall_ns: v.nullable(amount),
+  }),
 });
 
 export const sampleSchema = v.object({

@@ -34,6 +34,7 @@ const MIN_WINDOW_PAGES = 8;
 
 export const kernelPager: Pager = {
   kind: "kernel",
+  ramFolder: RAM_FOLDER,
   lack,
   makeRam: (bytes) => Ram.createIn(RAM_FOLDER, bytes),
   source: (machine) => new KernelSourcePager(machine),

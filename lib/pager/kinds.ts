@@ -9,3 +9,9 @@ export const PAGERS: readonly Pager[] = [kernelPager, userPager];
 export function pagerOf(kind: PagerKind): Pager | null {
   return PAGERS.find((pager) => pager.kind === kind) ?? null;
 }
+
+/** The pager that moves RAM in these files: the user pager can where nothing better does. */
+export function pagerOfFiles(files: readonly string[]): PagerKind {
+  const found = PAGERS.find(({ ramFolder }) => files.every((file) => file.startsWith(`${ramFolder}/`)));
+  return found?.kind ?? "user";
+}

@@ -154,6 +154,8 @@ export interface Pager {
   readonly kind: PagerKind;
   /** Why this host cannot use it over `transport`, as far as a look tells; null: it can. */
   lack(transport: Transport): Lack | null;
+  /** Where another process, QEMU, makes RAM files that this pager can move. */
+  readonly ramFolder: string;
   /** An empty RAM file that this pager can move. Throws PreflightError, NativeError. */
   makeRam(bytes: number): Ram;
   source(machine: Machine, options: SourcePagerOptions): SourcePager;

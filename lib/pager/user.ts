@@ -39,6 +39,7 @@ const TOKEN_BYTES = 32;
 
 export const userPager: Pager = {
   kind: "user",
+  ramFolder: "/dev/shm",
   lack: (transport) => transport === "rdma" ? rdmaLack(noUserRdma()) : null,
   makeRam: (bytes) => Ram.create(bytes),
   source: (machine, options) => new UserSourcePager(machine, options),

@@ -7,7 +7,7 @@ import { toErrorEvent } from "../control/error_event.ts";
 import type { Handler, HandlerContext, Handlers } from "../control/server.ts";
 import { EXIT, type ExitCode, type GuestLocation, GygesError, MigrationError, UsageError } from "../errors.ts";
 import type { GuestEvent, GuestReport, GygesEvent, RamCheck, Sample, Summary } from "../events.ts";
-import type { MicroMachine } from "../machine/micro.ts";
+import type { Machine } from "../machine/machine.ts";
 import type { DestinationMigration } from "../migration/destination.ts";
 import { SourceMigration } from "../migration/source.ts";
 import { NO_LATENCY } from "../migration/stats.ts";
@@ -47,7 +47,7 @@ export class Resident {
   readonly #name: string;
   readonly #onEvent: (event: GygesEvent) => void;
   readonly #ended = Promise.withResolvers<ExitCode>();
-  #machine: MicroMachine | null = null;
+  #machine: Machine | null = null;
   #source: SourceMigration | null = null;
   #destination: DestinationMigration | null = null;
   #cancelWaiting: ((error: GygesError) => void) | null = null;
@@ -67,7 +67,7 @@ export class Resident {
   }
 
   /** The guest is this process's from now on. */
-  hold(machine: MicroMachine): void {
+  hold(machine: Machine): void {
     this.#machine = machine;
     this.#destination = null;
     void this.#watchGuest(machine);
@@ -82,7 +82,13 @@ export class Resident {
   readonly handlers: Handlers = new Map<string, Handler>([
     ["status", (params: unknown) => this.#status(v.parse(statusSchema, params).verify)],
     ["stop", () => this.#stopGuest()],
-    ["migrate", (params: unknown, context: HandlerContext) => this.#migrate(v.parse(migrateSchema, params), context)],
+    [
+      "migrate",
+      (params: unknown, context: HandlerContext) => {
+        const { ticket, ...migrate } = v.parse(migrateSchema, params);
+        return this.migrate(parseTicket(ticket), migrate, context);
+      },
+    ],
     ["cancel", () => this.#cancel()],
     ["sample", () => Promise.resolve(new Sampler(this.#name).sample(this.#snapshot()))],
     [
@@ -130,7 +136,7 @@ export class Resident {
     try {
       return this.#guestEvent(await machine.checkRam());
     } finally {
-      machine.run();
+      await machine.run();
     }
   }
 
@@ -152,7 +158,7 @@ export class Resident {
           : `Cannot stop "${this.#name}" while it moves: use gyges cancel ${this.#name} first`,
       );
     }
-    await machine.stop(STOP_MS);
+    await machine.shutDown();
     this.#over = true;
     const event = this.#guestEvent(await machine.checkRam());
     this.#onEvent(event);
@@ -160,13 +166,13 @@ export class Resident {
     return event;
   }
 
-  async #migrate(params: v.InferOutput<typeof migrateSchema>, context: HandlerContext): Promise<Summary> {
-    const { ticket, ...migrate } = params;
+  /** Moves the guest; what happens is told to `context`, too, and its signal cancels while that can be. */
+  async migrate(ticket: Ticket, migrate: MigrateOptions, context: HandlerContext): Promise<Summary> {
     const emit = (event: GygesEvent) => {
       this.#onEvent(event);
       context.emit(event);
     };
-    const source = await this.#inTurn(() => Promise.resolve(this.#begin(parseTicket(ticket), migrate, emit)));
+    const source = await this.#inTurn(() => Promise.resolve(this.#begin(ticket, migrate, emit)));
     const onGone = () => source.cancel(cancelled(source, "Interrupted", EXIT.interrupted));
     context.signal.addEventListener("abort", onGone, { once: true });
     // The caller may have gone while this waited for its turn.
@@ -176,6 +182,7 @@ export class Resident {
       const summary = await source.run();
       emit(summary);
       this.#over = true;
+      await source.machine.abandon();
       // The caller gets its answer before the process goes.
       setTimeout(() => this.#end(EXIT.completed), 50);
       return summary;
@@ -252,7 +259,7 @@ export class Resident {
     return { stop: () => clearInterval(timer) };
   }
 
-  #guestEvent(check?: RamCheck): GuestEvent {
+  #guestEvent(check: RamCheck | null = null): GuestEvent {
     return { type: "guest", name: this.#name, guest: this.#guest(), ...(check ? { ram_check: check } : {}) };
   }
 
@@ -299,7 +306,7 @@ export class Resident {
     return machine ? { location: "destination-incomplete", ...machine.report() } : null;
   }
 
-  async #watchGuest(machine: MicroMachine): Promise<void> {
+  async #watchGuest(machine: Machine): Promise<void> {
     while (!this.#over) {
       const event = await machine.wait(500);
       if (this.#over) return;
@@ -307,7 +314,9 @@ export class Resident {
         const page = machine.report().first_corrupt_page;
         this.#onEvent({ type: "note", level: "warning", detail: `The guest found page ${page} damaged` });
       }
-      if (event?.type !== "failed") continue;
+      if (event?.type === "ended") return this.#guestEnded(event.text);
+      // Its pages are served from files that this process has open too.
+      if (event?.type !== "failed" || this.#source?.committed) continue;
       this.#over = true;
       this.#onEvent({
         type: "error",
@@ -320,12 +329,19 @@ export class Resident {
     }
   }
 
+  /** Where it moves just now, its own end is the end of the migration too. */
+  #guestEnded(how: string): void {
+    this.#over = true;
+    this.#onEvent({ type: "note", level: "info", detail: `The guest of "${this.#name}" has ended by itself: ${how}` });
+    this.#end(EXIT.completed);
+  }
+
   #end(code: ExitCode): void {
     this.#gone = true;
     this.#ended.resolve(code);
   }
 
-  get #held(): MicroMachine {
+  get #held(): Machine {
     if (this.#gone) throw new UsageError(`"${this.#name}" is ending and holds no guest any more`);
     if (!this.#machine) {
       throw new UsageError(`"${this.#name}" holds no guest yet: gyges monitor ${this.#name} shows it`);

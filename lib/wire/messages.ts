@@ -34,7 +34,7 @@
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 
@@ -61,7 +61,7 @@ export const statsSchema = v.object({
 /** The destination's counters, as they cross the wire. */
 export type WireStats = v.InferOutput<typeof statsSchema>;
 
-export const machineSchema = v.object({
+const microSchema = v.object({
   kind: v.literal("micro"),
   ram_bytes: count,
   page_bytes: count,
@@ -73,6 +73,25 @@ export const machineSchema = v.object({
   rate_pages_per_s: count,
   seed: v.pipe(v.string(), v.regex(/^\d{1,20}$/)),
 });
+/** A micro-VM: all that is needed to build it. */
+export type WireMicro = v.InferOutput<typeof microSchema>;
+
+const qemuSchema = v.object({
+  kind: v.literal("qemu"),
+  ram_bytes: count,
+  page_bytes: count,
+  vcpus: v.pipe(count, v.minValue(1), v.maxValue(4096)),
+  version: v.object({ major: count, minor: count, micro: count }),
+  /** As QEMU resolves it: "pc-i440fx-7.2". */
+  machine_type: name,
+  /** Memory backends, by id. */
+  regions: v.pipe(v.array(v.object({ id: name, bytes: count })), v.minLength(1), v.maxLength(64)),
+  state_bytes_at_most: v.pipe(count, v.maxValue(1 << 30)),
+});
+/** A guest of QEMU: what the destination's, which was started from the same arguments, must agree in. */
+export type WireQemu = v.InferOutput<typeof qemuSchema>;
+
+export const machineSchema = v.variant("kind", [microSchema, qemuSchema]);
 export type WireMachine = v.InferOutput<typeof machineSchema>;
 
 /** Where, and by what secret, a destination gets at the memory of a source by RDMA. */
@@ -131,7 +150,11 @@ export const messageSchema = v.variant("type", [
   v.object({
     type: v.literal("complete"),
     stats: statsSchema,
-    guest: v.object({ corrupt: count, verified_pages: count, largest_stall_ns: count }),
+    guest: v.object({
+      corrupt: v.nullable(count),
+      verified_pages: v.nullable(count),
+      largest_stall_ns: v.nullable(count),
+    }),
   }),
   v.object({ type: v.literal("finished"), summary: summarySchema }),
   v.object({ type: v.literal("failed"), message: words }),

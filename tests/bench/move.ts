@@ -25,7 +25,7 @@ export async function benchDowntime(sizes: readonly string[], n: number): Promis
   for (const ram of sizes) {
     const summaries = await moves(n, ram, ["--mode", "full"], ["--working-set", "64M"]);
     const downtimes = summaries.map((summary) => summary.downtime_ns);
-    const stalls = summaries.map((summary) => summary.guest.largest_stall_ns);
+    const stalls = summaries.map((summary) => summary.guest.largest_stall_ns ?? NaN);
     smallest ||= median(downtimes);
     rows.push([
       ram,

@@ -1,6 +1,6 @@
 /** How a migration ended that did not complete. */
 import assert from "node:assert/strict";
-import type { ErrorEvent, GuestEvent } from "../../lib/events.ts";
+import { type ErrorEvent, type GuestEvent, touchesOf } from "../../lib/events.ts";
 import type { Ended } from "./gyges_process.ts";
 import type { Host } from "./host.ts";
 import { type Holder, stopGuest } from "./pair.ts";
@@ -20,7 +20,7 @@ export async function proveRuns(host: Host, holder: Holder): Promise<void> {
   assert.deepEqual([before.location, before.corrupt], ["here", 0]);
   await host.guestUntil(
     holder.name,
-    ({ running, verified_pages }) => running && verified_pages > before.verified_pages + 100,
+    (now) => now.running && touchesOf(now) > touchesOf(before) + 100,
   );
 }
 

@@ -1,6 +1,6 @@
 /** A guest, a destination for it, and the move from one to the other. */
 import assert from "node:assert/strict";
-import type { GuestEvent, GuestReport, Sample, Summary } from "../../lib/events.ts";
+import { type GuestEvent, type GuestReport, type Sample, type Summary, touchesOf } from "../../lib/events.ts";
 import type { Ended, GygesProcess, StartOptions } from "./gyges_process.ts";
 
 /** Where guests are held: this machine, or an emulated one. */
@@ -40,7 +40,7 @@ export async function startGuest(
   const ram = args.includes("--ram") ? [] : ["--ram", "64M"];
   const process = host.start(["vm", "start", name, ...ram, ...args], options);
   await process.waitFor("guest");
-  await host.guestUntil(name, (guest) => guest.verified_pages > 0);
+  await host.guestUntil(name, (guest) => touchesOf(guest) > 0);
   return { name, process };
 }
 

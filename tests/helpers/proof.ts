@@ -1,6 +1,6 @@
 /** What must hold after every migration, however it was made. */
 import assert from "node:assert/strict";
-import type { GuestEvent, GygesEvent, Summary } from "../../lib/events.ts";
+import { type GuestEvent, type GygesEvent, type Summary, touchesOf } from "../../lib/events.ts";
 import { type GuestHost, type Holder, type Moved, stopGuest } from "./pair.ts";
 
 /** The account that both sides give of a migration, and what each of its figures must be. */
@@ -49,7 +49,7 @@ export function proveSourceStill(moved: Moved): void {
 /** The guest works on where `holder` is, then its memory is proved whole, and nothing is left. */
 export async function proveGuest(host: GuestHost, holder: Holder): Promise<GuestEvent> {
   const before = await host.guest(holder.name);
-  await host.guestUntil(holder.name, ({ verified_pages }) => verified_pages > before.verified_pages + 100);
+  await host.guestUntil(holder.name, (now) => touchesOf(now) > touchesOf(before) + 100);
   const { missing_pages } = await host.sample(holder.name);
   assert.equal(missing_pages, 0);
   const event = await stopGuest(host, holder);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import * as v from "valibot";
 import { ControlClient } from "../../lib/control/client.ts";
-import type { ErrorEvent } from "../../lib/events.ts";
+import { type ErrorEvent, touchesOf } from "../../lib/events.ts";
 import { MIGRATE_DEFAULTS } from "../../lib/options.ts";
 import { guestSchema } from "../../lib/monitor/summary.ts";
 import { parseTicket } from "../../lib/wire/ticket.ts";
@@ -28,7 +28,7 @@ async function proveStays(host: Host, source: Holder): Promise<void> {
   assert.equal(before.location, "here");
   await host.guestUntil(
     source.name,
-    ({ running, verified_pages }) => running && verified_pages > before.verified_pages,
+    (now) => now.running && touchesOf(now) > touchesOf(before),
   );
   proveReport(await stopGuest(host, source));
 }

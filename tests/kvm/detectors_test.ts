@@ -77,7 +77,7 @@ async function outcome(
   await destination.process.endedWith(0);
   const [event] = stopped.events;
   assert.ok(event?.type === "guest");
-  assert.equal(stopped.code, event.guest.corrupt + (event.ram_check?.bad_pages ?? 0) > 0 ? CORRUPT : 0);
+  assert.equal(stopped.code, (event.guest.corrupt ?? 0) + (event.ram_check?.bad_pages ?? 0) > 0 ? CORRUPT : 0);
   host.assertEmpty();
   return event;
 }

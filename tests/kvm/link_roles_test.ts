@@ -26,7 +26,7 @@ async function proveHeals(host: Host, id: string, roles: readonly Role[], forMs:
     assert.equal(states.filter((state) => state === "paused").length, 1, states.join(" "));
   }
   // A guest whose pages are missing at random stands still soon after the cut, and says for how long.
-  const stallMs = moved.summary.guest.largest_stall_ns / 1e6;
+  const stallMs = (moved.summary.guest.largest_stall_ns ?? NaN) / 1e6;
   assert.ok(stallMs > forMs * 0.8 && stallMs < forMs + 5_000, `a stall of ${stallMs} ms`);
   assert.ok(moved.summary.blocktime_ns / 1e6 > forMs * 0.8, `a blocktime of ${moved.summary.blocktime_ns / 1e6} ms`);
   await proveGuest(host, destination);

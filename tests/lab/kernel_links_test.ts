@@ -1,5 +1,6 @@
 /** The kernel pager loses its link: before the commit point, just after it, half way, for a moment and for long. */
 import assert from "node:assert/strict";
+import { touchesOf } from "../../lib/events.ts";
 import { setTimeout as pause } from "node:timers/promises";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 import type { Destination, Holder } from "../helpers/pair.ts";
@@ -33,7 +34,7 @@ async function proveStays(lab: Lab, from: LabHost, guest: Holder, to: Destinatio
   assert.equal(error.guest_location, "source");
   assert.notEqual((await to.process.ended()).code, 0);
   const before = await new GygesHost(from).guest(guest.name);
-  await new GygesHost(from).guestUntil(guest.name, (now) => now.verified_pages > before.verified_pages + 100);
+  await new GygesHost(from).guestUntil(guest.name, (now) => touchesOf(now) > touchesOf(before) + 100);
 }
 
 async function cutTwice(lab: Lab, migrate: GygesProcess, to: Destination, ms: number): Promise<void> {

@@ -75,5 +75,5 @@ labTest("a missing page that becomes zeros is seen by the guest", { kernel: "6.1
   assert.ok(code === 0 || code === CORRUPT, `migrate ended with ${code}`);
   await there.process.waitFor("summary");
   const { guest: report, ram_check } = await stopGuest(new GygesHost(two), there, CORRUPT);
-  assert.ok(report.corrupt + (ram_check?.bad_pages ?? 0) > 0);
+  assert.ok((report.corrupt ?? 0) + (ram_check?.bad_pages ?? 0) > 0);
 });

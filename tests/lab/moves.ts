@@ -1,7 +1,7 @@
 /** Moves of the micro-VM between two hosts of a lab, and their proof. */
 import assert from "node:assert/strict";
 import { setTimeout as pause } from "node:timers/promises";
-import type { Summary } from "../../lib/events.ts";
+import { type Summary, touchesOf } from "../../lib/events.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 import { type Destination, finished, type Holder, prepare, startMove, stopGuest } from "../helpers/pair.ts";
 import { proveReport, proveSourceStill, proveSummary } from "../helpers/proof.ts";
@@ -54,7 +54,7 @@ export async function account(what: string, guest: Holder, to: Destination, migr
 /** The guest works where it has arrived; then it is stopped, and all of its memory is right. */
 export async function proveWhole(host: LabHost, holder: Holder, { guest }: Summary): Promise<void> {
   const there = new GygesHost(host);
-  await there.guestUntil(holder.name, ({ verified_pages }) => verified_pages > guest.verified_pages);
+  await there.guestUntil(holder.name, (now) => touchesOf(now) > touchesOf(guest));
   proveReport(await stopGuest(there, holder));
 }
 

@@ -17,6 +17,7 @@ function unused(): never {
 function fakePager(kind: PagerKind, lacks: { [key in Transport]?: Lack } = {}): Pager {
   return {
     kind,
+    ramFolder: "/nowhere",
     lack: (transport) => lacks[transport] ?? null,
     makeRam: unused,
     source: unused,

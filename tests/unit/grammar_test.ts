@@ -5,6 +5,7 @@ import { getDocPageSync, suggestSync } from "@optique/core/parser";
 import { extractCommandNames, extractOptionNames } from "@optique/core/usage";
 import { COMMANDS, EXIT_TEXT } from "../../cli/facts.ts";
 import { grammar, parseArguments, SHELLS } from "../../cli/grammar.ts";
+import { Output } from "../../cli/output.ts";
 import { manPages } from "../../cli/man.ts";
 import { EXIT, UsageError } from "../../lib/errors.ts";
 
@@ -110,11 +111,9 @@ Deno.test("parseArguments() refuses with what to do next", () => {
     ["vm start vm1 --ram 64M --vcpus 9", /--vcpus/],
     ["vm start vm1 --ram 64M --write-ratio 1.5", /--write-ratio/],
     ["vm start vm1 --ram 64M --workload chaos", /--workload/],
-    ["prepare vm1", /--micro/],
     ["prepare vm1 --micro --listen 1.2.3.4:99999", /Cannot listen on "1.2.3.4:99999"/],
     ["prepare vm1 --micro --ticket-ttl 10", /Cannot read duration "10"/],
     ["prepare vm1 --micro --tls maybe", /--tls/],
-    ["migrate gyges://h:1/n#k", /--vm/],
     ["migrate gyges://h:1/n#k --vm vm1 --bandwidth 1G", /Cannot read rate "1G"/],
     ["migrate gyges://h:1/n#k --vm vm1 --mode fast", /--mode/],
     ["demo --scenario everything", /--scenario/],
@@ -152,4 +151,30 @@ Deno.test("parseArguments() takes the command lines of the manual", () => {
     assert.ok("run" in parsed, line);
     assert.equal(parsed.output.json, line.includes("--json"), line);
   }
+});
+
+Deno.test("an action refuses what does not go together, with what to do next", async () => {
+  const ticket = "gyges://h:1/n#k";
+  const refused: [string, RegExp][] = [
+    ["prepare vm1", /--micro, or -- qemu-system-x86_64/],
+    ["prepare vm1 --micro -- qemu-system-x86_64", /leave one of them out/],
+    ["run vm1", /gyges run NAME -- qemu-system-x86_64/],
+    [`migrate ${ticket}`, /--vm NAME .* or --qmp SOCKET/],
+    [`migrate ${ticket} --vm vm1 --keep-source`, /--keep-source without --qmp/],
+  ];
+  for (const [line, words] of refused) {
+    const args = line.split(" ");
+    const action = parseArguments(args, null);
+    assert.ok("run" in action, line);
+    await assert.rejects(action.run({ output: new Output({ json: false }), args, grammar }), (error: unknown) => {
+      assert.ok(error instanceof UsageError, line);
+      assert.match(error.message, words);
+      return true;
+    });
+  }
+});
+
+Deno.test("QEMU's own arguments after -- are taken as they are", () => {
+  const args = ["run", "vm1", "--detach", "--", "qemu-system-x86_64", "-m", "512", "--json", "-device", "e1000,id=a"];
+  assert.ok("run" in parseArguments(args, null));
 });

@@ -1,0 +1,333 @@
+/**
+ * A guest of stock QEMU as a Machine: its monitor stops and continues it, its own migration stream carries CPU and device
+ * state, and its RAM is in shared files that this process maps too.
+ */
+import * as v from "valibot";
+import { NativeError } from "../../ffi/native_error.ts";
+import type { PageSet } from "../../ffi/page_set.ts";
+import { NativeProcess } from "../../ffi/process.ts";
+import { PAGE_BYTES, Ram } from "../../ffi/ram.ts";
+import { WriteTracker } from "../../ffi/write_tracker.ts";
+import { PreflightError, UsageError } from "../errors.ts";
+import type { GuestReport } from "../events.ts";
+import type { PagerKind } from "../options.ts";
+import { findRam, type GuestRam } from "../qemu/guest_ram.ts";
+import { QmpClient, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
+import { giveState, takeState } from "../qemu/state_stream.ts";
+import { formatBytes } from "../units.ts";
+import type { WireQemu } from "../wire/messages.ts";
+import type { Machine, MachineEvent } from "./machine.ts";
+
+/** Loading may touch guest RAM, which then comes over the network. */
+const STATE_MS = 5_000;
+const RUN_MS = 5_000;
+/** For a guest to power off when it is asked to. */
+const POWER_DOWN_MS = 30_000;
+const QUIT_MS = 5_000;
+/** What a state may have besides what its ROM and video memory explain. */
+const STATE_SLACK_BYTES = 1 << 20;
+/** As libvirt and QEMU have it: five announcements within the first second. */
+const ANNOUNCE = { initial: 50, max: 550, rounds: 5, step: 100 } as const;
+
+const statusSchema = v.object({ status: v.string(), running: v.boolean() });
+const cpusSchema = v.array(v.object({ "cpu-index": v.number() }));
+
+export interface QemuMachineOptions {
+  process: NativeProcess;
+  qmp: QmpClient;
+  /** Private to this process: for the socket that state goes through. */
+  folder: string;
+  /** Where the RAM files are decides. */
+  pagerOf: (files: readonly string[]) => PagerKind;
+  /** It waits for a guest: until it has run, it is ours to end. */
+  waiting: boolean;
+  /** Not ended when its guest has moved away. @default false */
+  keep?: boolean;
+}
+
+export class QemuMachine implements Machine {
+  readonly shape: WireQemu;
+  readonly ram: Ram;
+  readonly pager: PagerKind;
+  readonly maxStateBytes: number;
+  readonly #process: NativeProcess;
+  readonly #qmp: QmpClient;
+  readonly #folder: string;
+  readonly #keep: boolean;
+  readonly #events: MachineEvent[] = [];
+  readonly #listening: Disposable;
+  #wake = Promise.withResolvers<void>();
+  #tracker: WriteTracker | null = null;
+  #waiting: boolean;
+  #restored = false;
+  #running: boolean;
+  /** How the guest ended by its own word, before its process went. */
+  #shutdown: string | null = null;
+  #over = false;
+
+  private constructor(options: QemuMachineOptions, { shape, ram, pager, running }: Found) {
+    this.shape = shape;
+    this.ram = ram;
+    this.pager = pager;
+    this.maxStateBytes = shape.state_bytes_at_most;
+    this.#process = options.process;
+    this.#qmp = options.qmp;
+    this.#folder = options.folder;
+    this.#keep = options.keep ?? false;
+    this.#waiting = options.waiting;
+    this.#running = running;
+    this.#listening = this.#qmp.listen((event) => this.#heard(event));
+    void this.#qmp.closed.then((reason) => this.#lost(reason));
+  }
+
+  /** Takes process and monitor over, also when it throws. Throws PreflightError: its RAM cannot be moved, or not seen. */
+  static async create(options: QemuMachineOptions): Promise<QemuMachine> {
+    try {
+      return new QemuMachine(options, await look(options));
+    } catch (error) {
+      options.qmp[Symbol.dispose]();
+      if (options.waiting) options.process.kill();
+      options.process[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get running(): boolean {
+    return this.#running;
+  }
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  async run(): Promise<void> {
+    await this.#qmp.call("cont", {}, RUN_MS);
+    const { status, running } = await this.#qmp.ask(statusSchema, "query-status");
+    if (!running) throw new PreflightError(`QEMU's guest does not run but is "${status}"`, RUN_LACK);
+    this.#running = true;
+    this.#waiting = false;
+    // Switches learn where the guest is now; it does not wait for that.
+    if (this.#restored) this.#qmp.call("announce-self", ANNOUNCE).catch(() => {});
+    this.#restored = false;
+  }
+
+  /** QEMU answers once its disks' requests are done too. */
+  async stop(timeoutMs: number): Promise<void> {
+    await this.#qmp.call("stop", {}, timeoutMs);
+    this.#running = false;
+  }
+
+  save(): Promise<Uint8Array<ArrayBuffer>> {
+    return takeState(this.#qmp, { ...this.#stream, maxBytes: this.maxStateBytes });
+  }
+
+  async restore(state: Uint8Array<ArrayBuffer>): Promise<void> {
+    await giveState(this.#qmp, state, this.#stream);
+    const { status } = await this.#qmp.ask(statusSchema, "query-status");
+    if (status !== "paused") throw new PreflightError(`QEMU has loaded its guest and is "${status}"`, RUN_LACK);
+    this.#restored = true;
+  }
+
+  get #stream() {
+    return { socketPath: `${this.#folder}/state.sock`, timeoutMs: STATE_MS };
+  }
+
+  async dirtyStart(): Promise<void> {
+    try {
+      this.#tracker = await this.#drained(() => WriteTracker.start(this.ram));
+    } catch (cause) {
+      if (!(cause instanceof NativeError)) throw cause;
+      throw new PreflightError(cause.message, {
+        check: "dirty-tracking",
+        remedy: "use --mode full, which needs none",
+        cause,
+      });
+    }
+  }
+
+  /**
+   * With the guest stopped for the moment of the look: a page that a disk is reading into by direct I/O is marked when
+   * that begins, and its content comes later without a mark.
+   */
+  async dirtyCollect(set: PageSet): Promise<number> {
+    const tracker = this.#tracker;
+    if (!tracker) throw new Error("Writes are not tracked");
+    return await this.#drained(() => tracker.collect(set));
+  }
+
+  async dirtyStop(): Promise<void> {
+    await this.#tracker?.[Symbol.asyncDispose]();
+    this.#tracker = null;
+  }
+
+  async #drained<T>(look: () => Promise<T>): Promise<T> {
+    if (!this.#running) return await look();
+    await this.#qmp.call("stop");
+    try {
+      return await look();
+    } finally {
+      await this.#qmp.call("cont");
+    }
+  }
+
+  report(): Omit<GuestReport, "location"> {
+    return {
+      running: this.#running,
+      vcpus: this.shape.vcpus,
+      ram_bytes: this.ram.bytes,
+      passes: null,
+      verified_pages: null,
+      written_pages: null,
+      corrupt: null,
+      first_corrupt_page: null,
+      largest_stall_ns: null,
+      clock_backsteps: null,
+    };
+  }
+
+  resetStall(): void {}
+
+  checkRam(): Promise<null> {
+    return Promise.resolve(null);
+  }
+
+  async wait(timeoutMs: number): Promise<MachineEvent | null> {
+    const event = this.#events.shift();
+    if (event) return event;
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(() => late.resolve(), timeoutMs);
+    await Promise.race([this.#wake.promise, late.promise]);
+    clearTimeout(timer);
+    this.#wake = Promise.withResolvers();
+    return this.#events.shift() ?? null;
+  }
+
+  async shutDown(): Promise<void> {
+    await this.#qmp.call("system_powerdown");
+    if (await this.#process.ended(POWER_DOWN_MS)) {
+      this.#running = false;
+      return;
+    }
+    throw new UsageError(
+      `The guest of process ${this.pid} has not powered off within ${
+        POWER_DOWN_MS / 1000
+      } s of being asked to: shut it ` +
+        "down from inside, or end QEMU by its monitor's quit",
+    );
+  }
+
+  async abandon(): Promise<void> {
+    if (this.#keep) return;
+    this.#over = true;
+    await this.#quit();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#over && this.#process.gone) return;
+    this.#over = true;
+    await this.dirtyStop();
+    if (this.#waiting) await this.#quit();
+    this.#listening[Symbol.dispose]();
+    this.#qmp[Symbol.dispose]();
+    this.ram[Symbol.dispose]();
+    this.#process[Symbol.dispose]();
+  }
+
+  /** One that is stuck on a page that never comes does not hear of it. */
+  async #quit(): Promise<void> {
+    await this.#qmp.call("quit", {}, QUIT_MS).catch(() => {});
+    if (!await this.#process.ended(QUIT_MS)) this.#process.kill();
+  }
+
+  #heard({ name, data }: QmpEvent): void {
+    if (name === "STOP") this.#running = false;
+    if (name === "RESUME") this.#running = true;
+    if (name === "SHUTDOWN") this.#shutdown = reasonOf(data);
+    if (name === "GUEST_PANICKED") this.#tell({ type: "failed", text: "its kernel has panicked" });
+  }
+
+  #lost(reason: QmpLostError): void {
+    this.#running = false;
+    if (this.#over) return;
+    if (this.#shutdown !== null) this.#tell({ type: "ended", text: this.#shutdown });
+    else this.#tell({ type: "failed", text: `QEMU, process ${this.pid}, has ended (${reason.message})` });
+  }
+
+  #tell(event: MachineEvent): void {
+    this.#events.push(event);
+    this.#wake.resolve();
+  }
+}
+
+const RUN_LACK = {
+  check: "qemu",
+  remedy: "look at its log and at query-status in its monitor",
+} as const;
+
+function reasonOf(data: unknown): string {
+  const parsed = v.safeParse(v.object({ reason: v.string() }), data);
+  return parsed.success ? parsed.output.reason : "shutdown";
+}
+
+interface Found {
+  shape: WireQemu;
+  ram: Ram;
+  pager: PagerKind;
+  running: boolean;
+}
+
+async function look({ process, qmp, pagerOf }: QemuMachineOptions): Promise<Found> {
+  const found = await findRam(qmp, process);
+  const cpus = await qmp.ask(cpusSchema, "query-cpus-fast");
+  const type = await qmp.ask(v.string(), "qom-get", { path: "/machine", property: "type" });
+  const { running } = await qmp.ask(statusSchema, "query-status");
+  const ram = attach(process, found);
+  try {
+    const shape: WireQemu = {
+      kind: "qemu",
+      ram_bytes: ram.bytes,
+      page_bytes: PAGE_BYTES,
+      vcpus: cpus.length,
+      version: qmp.version,
+      machine_type: type.replace(/-machine$/, ""),
+      regions: found.backends.map(({ id, bytes }) => ({ id, bytes })),
+      state_bytes_at_most: STATE_SLACK_BYTES + await otherBlocksBytes(qmp, found),
+    };
+    return { shape, ram, pager: pagerOf(found.files), running };
+  } catch (error) {
+    ram[Symbol.dispose]();
+    throw error;
+  }
+}
+
+function attach(process: NativeProcess, { pieces, backends }: GuestRam): Ram {
+  try {
+    return Ram.attach(process.pid, pieces);
+  } catch (cause) {
+    if (!(cause instanceof NativeError)) throw cause;
+    const size = formatBytes(backends.reduce((sum, { bytes }) => sum + bytes, 0));
+    throw new PreflightError(`${cause.message} (${size} in ${pieces.length} files)`, {
+      check: "guest-ram",
+      remedy: "run gyges as root",
+      cause,
+    });
+  }
+}
+
+/** RAM blocks besides the backends: ROMs, video memory. They are in QEMU's stream. */
+async function otherBlocksBytes(qmp: QmpClient, { backends }: GuestRam): Promise<number> {
+  const text = await qmp.ask(v.string(), "human-monitor-command", { "command-line": "info ramblock" });
+  const ours = backends.reduce((sum, { bytes }) => sum + bytes, 0);
+  return Math.max(0, ramBlockBytes(text) - ours);
+}
+
+/** Sum of what "info ramblock" has as used. */
+export function ramBlockBytes(text: string): number {
+  let bytes = 0;
+  for (const line of text.split("\n")) {
+    const numbers = line.match(/0x[0-9a-f]{16}/g);
+    // Offset, used, total; then newer QEMUs have the address.
+    if (numbers && numbers.length >= 3) bytes += Number(BigInt(numbers[1] ?? "0"));
+  }
+  return bytes;
+}

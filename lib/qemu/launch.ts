@@ -1,0 +1,109 @@
+/** Starts QEMU processes that Gyges has a monitor of, and finds the one behind a monitor that is there already. */
+import { NativeError } from "../../ffi/native_error.ts";
+import { NativeProcess } from "../../ffi/process.ts";
+import { PreflightError } from "../errors.ts";
+import { launchArguments } from "./arguments.ts";
+import { QmpClient, QmpLostError } from "./qmp.ts";
+
+/** From QEMU's start to its monitor's answer; it may have to allocate all of a guest's RAM. */
+const START_MS = 60_000;
+const POLL_MS = 10;
+/** Of its log, where it does not come up. */
+const LAST_LINES = 5;
+
+export interface RunningQemu {
+  process: NativeProcess;
+  qmp: QmpClient;
+}
+
+export interface LaunchQemuOptions {
+  /** The program, then its arguments as its user has them. */
+  command: readonly string[];
+  /** Private: for the monitor's socket and the log. */
+  folder: string;
+  /** Where its RAM files go. */
+  ramFolder: string;
+  incoming: boolean;
+}
+
+/** Throws UsageError for arguments that cannot work, PreflightError where QEMU does not come up. */
+export async function launchQemu({ command, folder, ramFolder, incoming }: LaunchQemuOptions): Promise<RunningQemu> {
+  const [program = "qemu-system-x86_64", ...args] = command;
+  const qmpPath = `${folder}/qmp.sock`;
+  const log = `${folder}/qemu.log`;
+  const argv = [program, ...launchArguments(args, { ramFolder, qmpPath, incoming })];
+  const process = await startProcess(argv, log);
+  try {
+    return { process, qmp: await monitorOf(process, qmpPath, log) };
+  } catch (error) {
+    process.kill();
+    process[Symbol.dispose]();
+    throw error;
+  }
+}
+
+async function startProcess(argv: readonly string[], log: string): Promise<NativeProcess> {
+  try {
+    return await NativeProcess.start(argv, log);
+  } catch (cause) {
+    if (!(cause instanceof NativeError)) throw cause;
+    throw new PreflightError(cause.message, {
+      check: "qemu",
+      remedy: cause.code === "ENOENT" ? "run: apt-get install -y qemu-system-x86" : "give the path of a QEMU program",
+      cause,
+    });
+  }
+}
+
+async function monitorOf(process: NativeProcess, path: string, log: string): Promise<QmpClient> {
+  const deadline = performance.now() + START_MS;
+  while (!exists(path)) {
+    if (await process.ended(POLL_MS)) throw didNotStart("it ended", log);
+    if (performance.now() > deadline) throw didNotStart(`it had no monitor after ${START_MS / 1000} s`, log);
+  }
+  try {
+    return await QmpClient.connect(path);
+  } catch (error) {
+    if (error instanceof QmpLostError && await process.ended(100)) throw didNotStart("it ended", log);
+    throw error;
+  }
+}
+
+function didNotStart(what: string, log: string): PreflightError {
+  const said = Deno.readTextFileSync(log).trim().split("\n").slice(-LAST_LINES).join("; ");
+  return new PreflightError(`QEMU did not start: ${what}${said === "" ? "" : `, having said: ${said}`}`, {
+    check: "qemu",
+    remedy: "mend its arguments; the same ones must start QEMU on this host by hand",
+  });
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+/** The QEMU behind the monitor at `path`. Throws PreflightError, QmpLostError. */
+export async function findQemu(path: string): Promise<RunningQemu> {
+  let process: NativeProcess;
+  try {
+    process = NativeProcess.listeningOn(path);
+  } catch (cause) {
+    if (!(cause instanceof NativeError)) throw cause;
+    throw new PreflightError(cause.message, {
+      check: "qmp",
+      remedy: "give the path of QEMU's monitor socket: -qmp unix:PATH,server=on,wait=off",
+      cause,
+    });
+  }
+  try {
+    return { process, qmp: await QmpClient.connect(path) };
+  } catch (error) {
+    process[Symbol.dispose]();
+    throw error;
+  }
+}

@@ -1,0 +1,231 @@
+/**
+ * A client of QEMU's machine protocol (QMP) over its unix socket: one JSON object a line, answers told apart by `id`,
+ * events in between. QEMU serves one client a socket at a time; to the next it says nothing until the first has gone.
+ */
+import * as v from "valibot";
+import { LineTooLongError, readLines } from "../control/lines.ts";
+import { EXIT, GygesError } from "../errors.ts";
+
+/** Longest answer that is taken: query-qmp-schema has some 200 KiB. */
+const MAX_LINE_BYTES = 8 << 20;
+const GREETING_MS = 3_000;
+/** An answer that needs no guest memory. One that touches a page not yet served may wait for ever. */
+const ANSWER_MS = 5_000;
+
+const greetingSchema = v.object({
+  QMP: v.object({
+    version: v.object({
+      qemu: v.object({ major: v.number(), minor: v.number(), micro: v.number() }),
+      package: v.string(),
+    }),
+  }),
+});
+const lineSchema = v.union([
+  v.object({ return: v.unknown(), id: v.optional(v.number()) }),
+  v.object({ error: v.object({ class: v.string(), desc: v.string() }), id: v.optional(v.number()) }),
+  v.object({ event: v.string(), data: v.optional(v.unknown()) }),
+]);
+
+export interface QemuVersion {
+  major: number;
+  minor: number;
+  micro: number;
+}
+
+/** QEMU refused a command: nothing has changed. */
+export class QmpCommandError extends GygesError {
+  override readonly name = "QmpCommandError";
+  readonly exitCode = EXIT.internal;
+
+  constructor(readonly command: string, readonly description: string) {
+    super(`QEMU refuses "${command}": ${description}`);
+  }
+}
+
+/** The monitor cannot be used, or not any more; what QEMU does meanwhile is not known. */
+export class QmpLostError extends GygesError {
+  override readonly name = "QmpLostError";
+  readonly exitCode = EXIT.hostUnable;
+}
+
+export interface QmpEvent {
+  name: string;
+  data: unknown;
+}
+
+interface Pending {
+  command: string;
+  resolve: (value: unknown) => void;
+  reject: (error: Error) => void;
+}
+
+export class QmpClient implements Disposable {
+  readonly path: string;
+  readonly #connection: Deno.UnixConn;
+  readonly #pending = new Map<number, Pending>();
+  readonly #listeners = new Set<(event: QmpEvent) => void>();
+  readonly #greeted = Promise.withResolvers<QemuVersion>();
+  readonly #closed = Promise.withResolvers<QmpLostError>();
+  #lost: QmpLostError | null = null;
+  #nextId = 1;
+  #writing: Promise<unknown> = Promise.resolve();
+  #version: QemuVersion = { major: 0, minor: 0, micro: 0 };
+
+  private constructor(path: string, connection: Deno.UnixConn) {
+    this.path = path;
+    this.#connection = connection;
+    this.#greeted.promise.catch(() => {});
+    void this.#read();
+  }
+
+  /** Throws QmpLostError: nobody is there, another client has the monitor, it is no QMP. */
+  static async connect(path: string): Promise<QmpClient> {
+    const client = new QmpClient(path, await dial(path));
+    try {
+      client.#version = await within(GREETING_MS, client.#greeted.promise, () =>
+        new QmpLostError(
+          `Nothing answers on ${path}: QEMU serves one monitor client at a time, so another (libvirt, a script) may ` +
+            "have it, or QEMU hangs. Give QEMU a second monitor for Gyges: -qmp unix:PATH,server=on,wait=off",
+        ));
+      await client.call("qmp_capabilities");
+      return client;
+    } catch (error) {
+      client[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get version(): QemuVersion {
+    return this.#version;
+  }
+
+  /** Resolves, with the reason, once the connection is gone: mostly because QEMU is. */
+  get closed(): Promise<QmpLostError> {
+    return this.#closed.promise;
+  }
+
+  /** The answer to a command. Throws QmpCommandError where QEMU refuses, QmpLostError where it does not answer. */
+  async call(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs = ANSWER_MS): Promise<unknown> {
+    if (this.#lost) throw this.#lost;
+    const id = this.#nextId++;
+    const answer = Promise.withResolvers<unknown>();
+    this.#pending.set(id, { command, ...answer });
+    try {
+      await this.#send({ execute: command, ...(args ? { arguments: args } : {}), id });
+      return await within(timeoutMs, answer.promise, () =>
+        new QmpLostError(
+          `QEMU has not answered "${command}" on ${this.path} within ${timeoutMs / 1000} s: it hangs, or waits for a ` +
+            "page of its guest",
+        ));
+    } finally {
+      this.#pending.delete(id);
+    }
+  }
+
+  /** The answer to a command, held against `schema`. */
+  async ask<S extends v.GenericSchema>(
+    schema: S,
+    command: string,
+    args?: Readonly<Record<string, unknown>>,
+  ): Promise<v.InferOutput<S>> {
+    const answer = await this.call(command, args);
+    const result = v.safeParse(schema, answer);
+    if (result.success) return result.output;
+    throw new QmpLostError(`QEMU's answer to "${command}" is not what it should be: ${result.issues[0].message}`);
+  }
+
+  /** Calls `listener` for each event from now on, until the result is disposed of. */
+  listen(listener: (event: QmpEvent) => void): Disposable {
+    this.#listeners.add(listener);
+    return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
+  }
+
+  [Symbol.dispose](): void {
+    this.#lose("it was closed here");
+    try {
+      this.#connection.close();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.BadResource)) throw error;
+    }
+  }
+
+  /** One command is written whole before the next. */
+  async #send(message: unknown): Promise<void> {
+    const bytes = new TextEncoder().encode(`${JSON.stringify(message)}\n`);
+    const before = this.#writing;
+    const written = (async () => {
+      await before;
+      for (let at = 0; at < bytes.length;) at += await this.#connection.write(bytes.subarray(at));
+    })();
+    this.#writing = written.catch(() => {});
+    await written.catch((error) => {
+      this.#lose(wordsOf(error));
+      throw this.#lost ?? error;
+    });
+  }
+
+  async #read(): Promise<void> {
+    try {
+      for await (const line of readLines(this.#connection, MAX_LINE_BYTES)) {
+        if (line.trim() !== "") this.#take(line);
+      }
+      this.#lose("QEMU closed it");
+    } catch (error) {
+      if (error instanceof LineTooLongError || error instanceof SyntaxError || error instanceof v.ValiError) {
+        this.#lose(`it does not speak QMP (${error.message})`);
+      } else {
+        this.#lose(wordsOf(error));
+      }
+    }
+  }
+
+  #take(line: string): void {
+    const value: unknown = JSON.parse(line);
+    if (this.#version.major === 0 && v.is(greetingSchema, value)) {
+      this.#greeted.resolve(value.QMP.version.qemu);
+      return;
+    }
+    const message = v.parse(lineSchema, value);
+    if ("event" in message) {
+      for (const listener of this.#listeners) listener({ name: message.event, data: message.data });
+      return;
+    }
+    const pending = this.#pending.get(message.id ?? 0);
+    if ("error" in message) pending?.reject(new QmpCommandError(pending.command, message.error.desc));
+    else pending?.resolve(message.return);
+  }
+
+  #lose(why: string): void {
+    if (this.#lost) return;
+    const lost = new QmpLostError(`The monitor connection on ${this.path} is gone: ${why}`);
+    this.#lost = lost;
+    this.#greeted.reject(lost);
+    for (const { reject } of this.#pending.values()) reject(lost);
+    this.#closed.resolve(lost);
+  }
+}
+
+async function dial(path: string): Promise<Deno.UnixConn> {
+  try {
+    return await Deno.connect({ transport: "unix", path });
+  } catch (cause) {
+    throw new QmpLostError(
+      `Cannot connect to ${path} (${wordsOf(cause)}): give the path of QEMU's -qmp unix:PATH,server=on,wait=off`,
+      { cause },
+    );
+  }
+}
+
+async function within<T>(ms: number, promise: Promise<T>, late: () => Error): Promise<T> {
+  const expired = Promise.withResolvers<never>();
+  const timer = setTimeout(() => expired.reject(late()), ms);
+  try {
+    return await Promise.race([promise, expired.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function wordsOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

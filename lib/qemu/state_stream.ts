@@ -1,0 +1,125 @@
+/** QEMU's own migration stream, without RAM: taken from the source's QEMU, given to the destination's, by unix socket. */
+import * as v from "valibot";
+import { MachineStateError } from "./errors.ts";
+import type { QmpClient } from "./qmp.ts";
+
+const POLL_MS = 1;
+const infoSchema = v.object({ status: v.optional(v.string()), "error-desc": v.optional(v.string()) });
+const capabilitiesSchema = v.array(v.object({ capability: v.string(), state: v.boolean() }));
+
+/** What the stream needs: no RAM of shared files in it, and disks that stay the source's until the guest runs. */
+const CAPABILITIES = ["x-ignore-shared", "late-block-activate"] as const;
+
+export interface StreamOptions {
+  /** Path for a unix socket that nobody else can reach. */
+  socketPath: string;
+  timeoutMs: number;
+}
+
+/**
+ * The state of the stopped guest. The capabilities are as before when this returns: another tool's migration must not
+ * leave RAM out. Throws MachineStateError, QmpLostError.
+ */
+export async function takeState(
+  qmp: QmpClient,
+  { maxBytes, ...options }: StreamOptions & { maxBytes: number },
+): Promise<Uint8Array<ArrayBuffer>> {
+  const before = await setCapabilities(qmp, true);
+  try {
+    using listener = Deno.listen({ transport: "unix", path: options.socketPath });
+    const [state] = await Promise.all([
+      readAll(listener, maxBytes, options.timeoutMs),
+      qmp.call("migrate", { uri: `unix:${options.socketPath}` }),
+    ]);
+    await untilCompleted(qmp, options.timeoutMs);
+    return state;
+  } finally {
+    removeSocket(options.socketPath);
+    await qmp.call("migrate-set-capabilities", { capabilities: before }).catch(() => {});
+  }
+}
+
+/** Loads `state` into a QEMU that was started with -incoming defer. */
+export async function giveState(
+  qmp: QmpClient,
+  state: Uint8Array<ArrayBuffer>,
+  { socketPath, timeoutMs }: StreamOptions,
+): Promise<void> {
+  await setCapabilities(qmp, true);
+  await qmp.call("migrate-incoming", { uri: `unix:${socketPath}` });
+  try {
+    using connection = await Deno.connect({ transport: "unix", path: socketPath });
+    for (let at = 0; at < state.length;) at += await connection.write(state.subarray(at));
+    connection.closeWrite();
+    await untilCompleted(qmp, timeoutMs);
+  } finally {
+    removeSocket(socketPath);
+  }
+}
+
+/** Returns what they were. */
+async function setCapabilities(qmp: QmpClient, state: boolean) {
+  const all = await qmp.ask(capabilitiesSchema, "query-migrate-capabilities");
+  const before = all.filter(({ capability }) => CAPABILITIES.some((name) => name === capability));
+  if (before.length < CAPABILITIES.length) {
+    throw new MachineStateError(`This QEMU has not the migration capabilities ${CAPABILITIES.join(" and ")}`);
+  }
+  const capabilities = CAPABILITIES.map((capability) => ({ capability, state }));
+  await qmp.call("migrate-set-capabilities", { capabilities });
+  return before;
+}
+
+async function readAll(listener: Deno.UnixListener, maxBytes: number, timeoutMs: number) {
+  const timer = setTimeout(() => listener.close(), timeoutMs);
+  try {
+    using connection = await listener.accept();
+    const parts: Uint8Array[] = [];
+    let length = 0;
+    const buffer = new Uint8Array(1 << 20);
+    for (let n = await connection.read(buffer); n !== null; n = await connection.read(buffer)) {
+      length += n;
+      if (length > maxBytes) {
+        throw new MachineStateError(
+          `QEMU's state is larger than ${maxBytes} bytes: it seems to send guest RAM, which Gyges moves by itself`,
+        );
+      }
+      parts.push(buffer.slice(0, n));
+    }
+    return joined(parts, length);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function joined(parts: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
+  const whole = new Uint8Array(length);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+async function untilCompleted(qmp: QmpClient, timeoutMs: number): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const info = await qmp.ask(infoSchema, "query-migrate");
+    if (info.status === "completed") return;
+    if (info.status === "failed" || info.status === "cancelled") {
+      throw new MachineStateError(`QEMU's migration ${info.status}: ${info["error-desc"] ?? "it does not say why"}`);
+    }
+    if (performance.now() > deadline) {
+      throw new MachineStateError(`QEMU's migration is "${info.status}" after ${timeoutMs / 1000} s`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+function removeSocket(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}

@@ -1,0 +1,95 @@
+/** The two lives of a process that holds a guest: it has one from the start, or it receives one. */
+import { inRoom, type RuntimeDir } from "../control/runtime_dir.ts";
+import { ControlServer } from "../control/server.ts";
+import { EXIT, type ExitCode } from "../errors.ts";
+import type { GygesEvent, Summary } from "../events.ts";
+import type { Machine } from "../machine/machine.ts";
+import { DestinationMigration } from "../migration/destination.ts";
+import type { MigrateOptions, PrepareOptions } from "../options.ts";
+import type { Pager } from "../pager/pager.ts";
+import type { WireMachine } from "../wire/messages.ts";
+import { parseTicket } from "../wire/ticket.ts";
+import { Reception } from "./reception.ts";
+import { Resident } from "./resident.ts";
+
+export interface RunOptions {
+  /** Called for each thing worth telling, in order. */
+  onEvent: (event: GygesEvent) => void;
+  /** Aborting asks for an orderly end: the first Ctrl-C. */
+  signal?: AbortSignal;
+}
+
+/** Holds `machine` until it is stopped or has moved away; `start` lets its guest run. */
+export async function holdGuest(
+  directory: RuntimeDir,
+  { machine, start }: { machine: Machine; start: () => Promise<void> },
+  run: RunOptions,
+): Promise<ExitCode> {
+  const { name } = directory;
+  const resident = new Resident(name, run.onEvent);
+  resident.hold(machine);
+  await start();
+  await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
+  run.onEvent({ type: "guest", name, guest: { location: "here", ...machine.report() } });
+  return await untilEnded(resident, { machine, server }, run);
+}
+
+/** Waits for a guest, receives it on what `build` makes, and holds it from then on. */
+export async function receiveGuest(
+  directory: RuntimeDir,
+  { options, build }: {
+    options: PrepareOptions;
+    build: (shape: WireMachine, pager: Pager) => Promise<Machine>;
+  },
+  run: RunOptions,
+): Promise<ExitCode> {
+  const { name } = directory;
+  const migration = new DestinationMigration({ tls: options.tls, onEvent: run.onEvent, pager: options.pager, build });
+  const resident = new Resident(name, run.onEvent);
+  using reception = await Reception.open({ ...options, name, migration, onEvent: run.onEvent });
+  resident.receiveBy(migration, (error) => reception.refuse(error));
+  await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
+  const interrupt = () => void resident.interrupt();
+  run.signal?.addEventListener("abort", interrupt, { once: true });
+  run.onEvent({ type: "ticket", ticket: reception.ticket });
+  const summary = await migration.receive(await reception.source);
+  reception[Symbol.dispose]();
+  run.signal?.removeEventListener("abort", interrupt);
+  run.onEvent(summary);
+  const { machine } = migration;
+  if (!machine) throw new Error("A migration completed without a machine");
+  resident.hold(machine);
+  return await untilEnded(resident, { machine, server }, run);
+}
+
+async function untilEnded(
+  resident: Resident,
+  { machine, server }: { machine: Machine; server: ControlServer },
+  run: RunOptions,
+): Promise<ExitCode> {
+  const interrupt = () => void resident.interrupt();
+  run.signal?.addEventListener("abort", interrupt, { once: true });
+  if (run.signal?.aborted) interrupt();
+  const code = await resident.ended;
+  run.signal?.removeEventListener("abort", interrupt);
+  // First, as whoever asks may ask for the guest.
+  await server[Symbol.asyncDispose]();
+  // A guest that is lost may never let go of its threads; the process's end takes them with it.
+  if (code === EXIT.completed) await machine[Symbol.asyncDispose]();
+  return code;
+}
+
+/** Moves the guest of `machine`, answering other commands meanwhile; lets go of the machine in the end. */
+export async function moveGuest(
+  directory: RuntimeDir,
+  { machine, ticket, migrate }: { machine: Machine; ticket: string; migrate: MigrateOptions },
+  run: RunOptions,
+): Promise<Summary> {
+  // What there is to tell is told by the move itself.
+  const resident = new Resident(directory.name, () => {});
+  await using held = machine;
+  resident.hold(held);
+  await using _server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
+  const signal = run.signal ?? new AbortController().signal;
+  return await resident.migrate(parseTicket(ticket), migrate, { emit: run.onEvent, signal });
+}
