@@ -26,11 +26,15 @@ const ELF = [0x7f, 0x45, 0x4c, 0x46];
 
 /** The image of `version`; made on first use, some ten seconds. */
 export async function image(version: KernelVersion): Promise<Image> {
+  return { kernel: await vmlinux(version), initramfs: await initramfs(version) };
+}
+
+/** The path of the kernel of `version` as ELF. */
+export async function vmlinux(version: KernelVersion): Promise<string> {
   const { path: tree, release } = await kernelTree(version);
-  const kernel = await cached(`vmlinux-${release}`, async (into) => {
+  return await cached(`vmlinux-${release}`, async (into) => {
     await Deno.writeFile(into, await extractKernel(join(tree, "boot", `vmlinuz-${release}`)));
   });
-  return { kernel, initramfs: await initramfs(tree, release) };
 }
 
 /** The ELF file inside a bzImage. */
@@ -65,7 +69,8 @@ async function filter(program: string, args: readonly string[], input: Uint8Arra
   }
 }
 
-async function initramfs(tree: string, release: string): Promise<string> {
+async function initramfs(version: KernelVersion): Promise<string> {
+  const { release } = await kernelTree(version);
   const files = [
     { path: "init", data: await Deno.readFile(ours("init.sh")) },
     { path: "agent", data: await Deno.readFile(await agent()) },
@@ -74,26 +79,33 @@ async function initramfs(tree: string, release: string): Promise<string> {
   const content = JSON.stringify([release, MODULES]);
   const key = digest(new TextEncoder().encode(content), ...files.map((file) => file.data));
   return await cached(`initramfs-${release}-${key}`, async (into) => {
-    const entries: CpioEntry[] = [{ path: "bin" }, { path: "modules" }, { path: "dev" }, ...files];
-    const order: string[] = [];
-    for (const path of await moduleFiles(tree, release)) {
-      const name = basename(path).replace(/\.xz$/, "");
-      const packed = await Deno.readFile(path);
-      order.push(name);
-      entries.push({
-        path: `modules/${name}`,
-        data: path.endsWith(".xz") ? await filter("xz", ["-dc"], packed) : packed,
-      });
-    }
-    entries.push({ path: "modules/order", data: new TextEncoder().encode(`${order.join("\n")}\n`) });
-    await Deno.writeFile(into, cpio(entries));
+    const modules = await moduleEntries(version, MODULES);
+    await Deno.writeFile(into, cpio([{ path: "bin" }, { path: "dev" }, ...files, ...modules]));
   });
 }
 
-/** Files of all modules with what they depend on, in load order. */
-async function moduleFiles(tree: string, release: string): Promise<string[]> {
+/** For an archive: the directory modules with `names` and all that they depend on, and with their load order in order. */
+export async function moduleEntries(version: KernelVersion, names: readonly string[]): Promise<CpioEntry[]> {
+  const { path: tree, release } = await kernelTree(version);
+  const entries: CpioEntry[] = [{ path: "modules" }];
+  const order: string[] = [];
+  for (const path of await moduleFiles(tree, release, names)) {
+    const name = basename(path).replace(/\.xz$/, "");
+    const packed = await Deno.readFile(path);
+    order.push(name);
+    entries.push({
+      path: `modules/${name}`,
+      data: path.endsWith(".xz") ? await filter("xz", ["-dc"], packed) : packed,
+    });
+  }
+  entries.push({ path: "modules/order", data: new TextEncoder().encode(`${order.join("\n")}\n`) });
+  return entries;
+}
+
+/** Files of modules with what they depend on, in load order. */
+async function moduleFiles(tree: string, release: string, names: readonly string[]): Promise<string[]> {
   const paths: string[] = [];
-  for (const name of MODULES) {
+  for (const name of names) {
     const shown = await tool("modprobe", ["-d", tree, "-S", release, "--show-depends", name]);
     for (const [, path] of shown.matchAll(/^insmod (\S+)/gm)) if (path !== undefined) paths.push(path);
   }

@@ -81,23 +81,25 @@ export async function busybox(): Promise<string> {
   return join(await cached("busybox", (into) => unpack(["busybox-static"], into)), "bin/busybox");
 }
 
-async function unpack(names: readonly string[], into: string): Promise<void> {
+/** Fetches `names` by apt, with `options` of apt's, and unpacks them into the new folder `into`. */
+export async function unpack(names: readonly string[], into: string, options: readonly string[] = []): Promise<void> {
   await Deno.mkdir(into);
-  await patiently(() => tool("apt-get", ["download", ...names], { cwd: join(into, "..") }));
+  const download = () => tool("apt-get", [...options, "download", ...names], { cwd: join(into, "..") });
+  await patiently(download, options);
   for await (const { name: file } of Deno.readDir(join(into, ".."))) {
     if (file.endsWith(".deb")) await tool("dpkg", ["-x", join(into, "..", file), into]);
   }
 }
 
 /** Tries `fetch`, again with fresh lists, and once more after a pause. */
-async function patiently<T>(fetch: () => Promise<T>): Promise<T> {
+async function patiently<T>(fetch: () => Promise<T>, options: readonly string[] = []): Promise<T> {
   try {
     return await fetch();
   } catch (first) {
     console.log(`lab: ${first instanceof Error ? first.message.trim() : first}; asking again`);
   }
   try {
-    await tool("apt-get", ["update"]);
+    await tool("apt-get", [...options, "update"]);
     return await fetch();
   } catch (second) {
     console.log(`lab: ${second instanceof Error ? second.message.trim() : second}; asking again`);
