@@ -6,8 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # Debian packages that the build needs; npm only if there is none (it fetches Deno).
 PACKAGES=(gcc make libc6-dev libssl-dev libzstd-dev zstd libibverbs-dev librdmacm-dev)
 
-# What the lab needs besides (tests/lab): emulated hosts, and the RDMA programs that run in them. Its kernels are fetched
-# and unpacked into ${GYGES_LAB_CACHE:-~/.cache/gyges-lab}, never installed.
+# What the lab needs besides (tests/lab): emulated hosts, and the RDMA programs that run in them; and tests/qemu: guests.
+# Their kernels and a second QEMU are fetched and unpacked into ${GYGES_LAB_CACHE:-~/.cache/gyges-lab}, never installed.
 LAB_PACKAGES=(qemu-system-x86 kmod sparse xz-utils iproute2 rdmacm-utils ibverbs-providers ibverbs-utils)
 
 # Deno comes from its npm package. Pinned by version and SHA-512 of the package file.
@@ -27,7 +27,7 @@ usage() {
 		usage: ./build.sh COMMAND
 		  build         make dist/gyges; installs what is missing
 		  demo [ARG...] build, then dist/gyges demo ARG...
-		  test [PART...] build, then every test, or the parts named: unit shim cli kvm lab
+		  test [PART...] build, then every test, or the parts named: unit shim cli kvm qemu lab
 		  deno ARG...   the pinned Deno, for developers: ./build.sh deno task ok
 		  clean         remove what was built (.cache, with the downloads, stays)
 	END
@@ -158,7 +158,7 @@ main() {
 		;;
 	test)
 		build
-		(($#)) && [[ " $* " != *" lab "* ]] || (take_lock && install_packages "${LAB_PACKAGES[@]}")
+		(($#)) && [[ " $* " != *" lab "* && " $* " != *" qemu "* ]] || (take_lock && install_packages "${LAB_PACKAGES[@]}")
 		exec "$DENO" run --quiet -A tests/run.ts "$@"
 		;;
 	deno)

@@ -1,0 +1,46 @@
+/** Pages that a guest has stamped (programs/guest_stamp.c), as they are in a file: its RAM, its disk. */
+
+const PAGE = 4096;
+const MAGIC = 0x5347594745535047n;
+const CHUNK_PAGES = 4096;
+
+export interface StampedPage {
+  /** Bytes from the file's start. */
+  offset: number;
+  /** Its number in the working set, or on the disk. */
+  page: number;
+  version: number;
+}
+
+/** Every stamped page of the file at `path`, in the file's order. */
+export function stampedPages(path: string): StampedPage[] {
+  using file = Deno.openSync(path);
+  const found: StampedPage[] = [];
+  const bytes = new Uint8Array(CHUNK_PAGES * PAGE);
+  for (let start = 0;;) {
+    const n = file.readSync(bytes) ?? 0;
+    if (n === 0) return found;
+    const view = new DataView(bytes.buffer, 0, n);
+    for (let at = 0; at + PAGE <= n; at += PAGE) {
+      if (view.getBigUint64(at, true) !== MAGIC) continue;
+      const [page, version] = [view.getBigUint64(at + 8, true), view.getBigUint64(at + 16, true)];
+      found.push({ offset: start + at, page: Number(page), version: Number(version) });
+    }
+    start += n;
+  }
+}
+
+export function readPage(path: string, offset: number): Uint8Array<ArrayBuffer> {
+  using file = Deno.openSync(path);
+  file.seekSync(offset, Deno.SeekMode.Start);
+  const bytes = new Uint8Array(PAGE);
+  if (file.readSync(bytes) !== PAGE) throw new Error(`Cannot read a page at ${offset} of ${path}`);
+  return bytes;
+}
+
+/** Makes the page at `offset` say `content`. @default zeros */
+export function writePage(path: string, offset: number, content: Uint8Array = new Uint8Array(PAGE)): void {
+  using file = Deno.openSync(path, { write: true });
+  file.seekSync(offset, Deno.SeekMode.Start);
+  if (file.writeSync(content) !== PAGE) throw new Error(`Cannot write a page at ${offset} of ${path}`);
+}
