@@ -27,6 +27,10 @@ export interface Machine extends AsyncDisposable {
 
   /** Resolves once the guest runs. Throws where it does not and will not. */
   run(): Promise<void>;
+  /** What save() needs and can be done while the guest runs. */
+  prepareSave(): Promise<void>;
+  /** The guest stays: as it was before prepareSave(). */
+  undoSave(): Promise<void>;
   /** When it resolves no vCPU runs and RAM is final. Throws NativeError ETIMEDOUT. */
   stop(timeoutMs: number): Promise<void>;
   /** CPU and device state of the stopped machine. */

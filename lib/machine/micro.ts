@@ -71,6 +71,14 @@ export class MicroMachine implements Machine {
     this.#running = false;
   }
 
+  prepareSave(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  undoSave(): Promise<void> {
+    return Promise.resolve();
+  }
+
   save(): Promise<Uint8Array<ArrayBuffer>> {
     return Promise.resolve(this.#vm.save());
   }

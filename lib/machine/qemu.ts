@@ -13,7 +13,14 @@ import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import { findRam, type GuestRam } from "../qemu/guest_ram.ts";
 import { QmpClient, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
-import { giveState, takeState } from "../qemu/state_stream.ts";
+import {
+  awaitState,
+  type Capabilities,
+  giveState,
+  resetCapabilities,
+  setCapabilities,
+  takeState,
+} from "../qemu/state_stream.ts";
 import { formatBytes } from "../units.ts";
 import type { WireQemu } from "../wire/messages.ts";
 import type { Machine, MachineEvent } from "./machine.ts";
@@ -57,6 +64,8 @@ export class QemuMachine implements Machine {
   readonly #events: MachineEvent[] = [];
   readonly #listening: Disposable;
   #wake = Promise.withResolvers<void>();
+  /** As they were before prepareSave(). */
+  #capabilities: Capabilities | null = null;
   #tracker: WriteTracker | null = null;
   #waiting: boolean;
   #restored = false;
@@ -83,7 +92,9 @@ export class QemuMachine implements Machine {
   /** Takes process and monitor over, also when it throws. Throws PreflightError: its RAM cannot be moved, or not seen. */
   static async create(options: QemuMachineOptions): Promise<QemuMachine> {
     try {
-      return new QemuMachine(options, await look(options));
+      const machine = new QemuMachine(options, await look(options));
+      if (options.waiting) await awaitState(options.qmp, machine.#stream.socketPath);
+      return machine;
     } catch (error) {
       options.qmp[Symbol.dispose]();
       if (options.waiting) options.process.kill();
@@ -115,6 +126,16 @@ export class QemuMachine implements Machine {
   async stop(timeoutMs: number): Promise<void> {
     await this.#qmp.call("stop", {}, timeoutMs);
     this.#running = false;
+  }
+
+  async prepareSave(): Promise<void> {
+    this.#capabilities ??= await setCapabilities(this.#qmp);
+  }
+
+  async undoSave(): Promise<void> {
+    const before = this.#capabilities;
+    this.#capabilities = null;
+    if (before) await resetCapabilities(this.#qmp, before);
   }
 
   save(): Promise<Uint8Array<ArrayBuffer>> {
@@ -217,7 +238,7 @@ export class QemuMachine implements Machine {
   }
 
   async abandon(): Promise<void> {
-    if (this.#keep) return;
+    if (this.#keep) return await this.undoSave();
     this.#over = true;
     await this.#quit();
   }

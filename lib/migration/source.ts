@@ -249,6 +249,7 @@ export class SourceMigration {
     // With the guest running this costs nothing; stopped it would be downtime.
     if (this.mode === "full") await this.#pager.scanPresent(last);
     await this.#refreshRegions();
+    await this.#machine.prepareSave();
     this.#abort.signal.throwIfAborted();
     this.#stoppedAt = performance.now();
     await this.#machine.stop(DEADLINE_MS.stop);
@@ -305,9 +306,9 @@ export class SourceMigration {
     const phase = this.state;
     // First of all: telling a destination that is gone may take seconds, and it cannot run the guest without our run.
     const stuck = await this.#runAgain();
-    await this.#pager.dirtyStop().catch((failure) =>
-      this.#note(`Write tracking did not end well: ${messageOf(failure)}`)
-    );
+    for (const undo of [() => this.#pager.dirtyStop(), () => this.#machine.undoSave()]) {
+      await undo().catch((failure) => this.#note(`Cleaning up did not go well: ${messageOf(failure)}`));
+    }
     await this.#peer?.send({ type: "failed", message: "the source gave up" }).catch(() => {});
     this.#peer?.[Symbol.dispose]();
     // A cancel closed the connection, a time-out too: a destination that is loaded would wait for us to come back.

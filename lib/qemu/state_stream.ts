@@ -16,37 +16,56 @@ export interface StreamOptions {
   timeoutMs: number;
 }
 
-/**
- * The state of the stopped guest. The capabilities are as before when this returns: another tool's migration must not
- * leave RAM out. Throws MachineStateError, QmpLostError.
- */
+/** What migration capabilities were before they were made what the stream needs. */
+export type Capabilities = v.InferOutput<typeof capabilitiesSchema>;
+
+/** Once the guest is stopped every answer of the monitor is downtime: so this comes first. */
+export async function setCapabilities(qmp: QmpClient): Promise<Capabilities> {
+  const all = await qmp.ask(capabilitiesSchema, "query-migrate-capabilities");
+  const before = all.filter(({ capability }) => CAPABILITIES.some((name) => name === capability));
+  if (before.length < CAPABILITIES.length) {
+    throw new MachineStateError(`This QEMU has not the migration capabilities ${CAPABILITIES.join(" and ")}`);
+  }
+  const capabilities = CAPABILITIES.map((capability) => ({ capability, state: true }));
+  await qmp.call("migrate-set-capabilities", { capabilities });
+  return before;
+}
+
+/** As they were: another tool's migration must not leave RAM out. */
+export async function resetCapabilities(qmp: QmpClient, capabilities: Capabilities): Promise<void> {
+  await qmp.call("migrate-set-capabilities", { capabilities });
+}
+
+/** The state of the stopped guest, after setCapabilities(). Throws MachineStateError, QmpLostError. */
 export async function takeState(
   qmp: QmpClient,
-  { maxBytes, ...options }: StreamOptions & { maxBytes: number },
+  { socketPath, timeoutMs, maxBytes }: StreamOptions & { maxBytes: number },
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const before = await setCapabilities(qmp, true);
   try {
-    using listener = Deno.listen({ transport: "unix", path: options.socketPath });
+    using listener = Deno.listen({ transport: "unix", path: socketPath });
     const [state] = await Promise.all([
-      readAll(listener, maxBytes, options.timeoutMs),
-      qmp.call("migrate", { uri: `unix:${options.socketPath}` }),
+      readAll(listener, maxBytes, timeoutMs),
+      qmp.call("migrate", { uri: `unix:${socketPath}` }),
     ]);
-    await untilCompleted(qmp, options.timeoutMs);
+    await untilCompleted(qmp, timeoutMs);
     return state;
   } finally {
-    removeSocket(options.socketPath);
-    await qmp.call("migrate-set-capabilities", { capabilities: before }).catch(() => {});
+    removeSocket(socketPath);
   }
 }
 
-/** Loads `state` into a QEMU that was started with -incoming defer. */
+/** A QEMU that was started with -incoming defer listens for a state at `socketPath` from here on. */
+export async function awaitState(qmp: QmpClient, socketPath: string): Promise<void> {
+  await setCapabilities(qmp);
+  await qmp.call("migrate-incoming", { uri: `unix:${socketPath}` });
+}
+
+/** Loads `state` after awaitState(). */
 export async function giveState(
   qmp: QmpClient,
   state: Uint8Array<ArrayBuffer>,
   { socketPath, timeoutMs }: StreamOptions,
 ): Promise<void> {
-  await setCapabilities(qmp, true);
-  await qmp.call("migrate-incoming", { uri: `unix:${socketPath}` });
   try {
     using connection = await Deno.connect({ transport: "unix", path: socketPath });
     for (let at = 0; at < state.length;) at += await connection.write(state.subarray(at));
@@ -55,18 +74,6 @@ export async function giveState(
   } finally {
     removeSocket(socketPath);
   }
-}
-
-/** Returns what they were. */
-async function setCapabilities(qmp: QmpClient, state: boolean) {
-  const all = await qmp.ask(capabilitiesSchema, "query-migrate-capabilities");
-  const before = all.filter(({ capability }) => CAPABILITIES.some((name) => name === capability));
-  if (before.length < CAPABILITIES.length) {
-    throw new MachineStateError(`This QEMU has not the migration capabilities ${CAPABILITIES.join(" and ")}`);
-  }
-  const capabilities = CAPABILITIES.map((capability) => ({ capability, state }));
-  await qmp.call("migrate-set-capabilities", { capabilities });
-  return before;
 }
 
 async function readAll(listener: Deno.UnixListener, maxBytes: number, timeoutMs: number) {
