@@ -483,7 +483,7 @@ GY_EXPORT int gy_rdma_usable(char *err, uint32_t err_bytes);
 
 enum gy_inject {
 	GY_INJECT_NONE = 0,
-	GY_INJECT_ZERO_PAGE = 1,	/* sink: the page is placed as zeros */
+	GY_INJECT_ZERO_PAGE = 1,	/* sink: the page, no other, is placed as zeros */
 	GY_INJECT_SWAP_PAGES = 2,	/* sink: the page and its successor change places */
 	GY_INJECT_STALE_PAGE = 3,	/* sink: a pre-copied page stays although it was dirtied since */
 	GY_INJECT_SKIP_DIRTY = 4	/* source: a dirty page is left out of the set */

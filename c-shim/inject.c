@@ -26,7 +26,7 @@ bool inject_take(enum gy_inject what, uint64_t first, uint64_t count, uint64_t *
 	if (atomic_load_explicit(&armed, memory_order_relaxed) != what)
 		return false;
 	at = atomic_load(&at_page);
-	if (at >= first + count)
+	if (at >= first + count || (what == GY_INJECT_ZERO_PAGE && at < first))
 		return false;
 	*page = at < first ? first : at;
 	return atomic_compare_exchange_strong(&armed, &expected, GY_INJECT_NONE);

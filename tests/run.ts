@@ -58,7 +58,7 @@ const PARTS: Part[] = [
   },
   denoPart("cli", 600),
   denoPart("kvm", 1200),
-  denoPart("qemu", 900),
+  denoPart("qemu", 900, false),
   // Its figures are worth reading.
   denoPart("lab", 2700, false),
 ];

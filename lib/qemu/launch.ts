@@ -57,16 +57,21 @@ async function startProcess(argv: readonly string[], log: string): Promise<Nativ
 
 async function monitorOf(process: NativeProcess, path: string, log: string): Promise<QmpClient> {
   const deadline = performance.now() + START_MS;
-  while (!exists(path)) {
-    if (await process.ended(POLL_MS)) throw didNotStart("it ended", log);
+  for (;;) {
+    try {
+      return await QmpClient.connect(path);
+    } catch (error) {
+      if (await process.ended(POLL_MS)) throw didNotStart("it ended", log);
+      if (!isEarly(error)) throw error;
+    }
     if (performance.now() > deadline) throw didNotStart(`it had no monitor after ${START_MS / 1000} s`, log);
   }
-  try {
-    return await QmpClient.connect(path);
-  } catch (error) {
-    if (error instanceof QmpLostError && await process.ended(100)) throw didNotStart("it ended", log);
-    throw error;
-  }
+}
+
+/** Its socket is not there yet, or there and not listening. */
+function isEarly(error: unknown): boolean {
+  if (!(error instanceof QmpLostError)) return false;
+  return error.cause instanceof Deno.errors.NotFound || error.cause instanceof Deno.errors.ConnectionRefused;
 }
 
 function didNotStart(what: string, log: string): PreflightError {
@@ -75,16 +80,6 @@ function didNotStart(what: string, log: string): PreflightError {
     check: "qemu",
     remedy: "mend its arguments; the same ones must start QEMU on this host by hand",
   });
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.lstatSync(path);
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }
 
 /** The QEMU behind the monitor at `path`. Throws PreflightError, QmpLostError. */

@@ -35,7 +35,12 @@ export interface Child {
 
 /** The arguments of a `gyges ... --json`, and the same without its key for messages. */
 export function jsonCommand(args: readonly string[]): { args: string[]; words: string } {
-  return { args: [...args, "--json"], words: `gyges ${args.join(" ").replaceAll(/#[\w-]{43}/g, "#KEY")}` };
+  // What follows "--" is another program's.
+  const end = args.includes("--") ? args.indexOf("--") : args.length;
+  return {
+    args: [...args.slice(0, end), "--json", ...args.slice(end)],
+    words: `gyges ${args.join(" ").replaceAll(/#[\w-]{43}/g, "#KEY")}`,
+  };
 }
 
 export class GygesProcess implements AsyncDisposable {

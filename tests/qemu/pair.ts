@@ -1,0 +1,143 @@
+/** Two ends of a move on one machine: guests of stock QEMU in the built gyges, and all that they started, ended. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { Summary } from "../../lib/events.ts";
+import type { GygesProcess } from "../helpers/gyges_process.ts";
+import { Host, pause } from "../helpers/host.ts";
+import { qemuBinary, type QemuVersion } from "./binaries.ts";
+import { GuestConsole } from "./console.ts";
+import { consoleArguments, linuxGuest, type LinuxGuestOptions } from "./guest.ts";
+
+export interface Shape extends LinuxGuestOptions {
+  /** @default "7.2" */
+  qemu?: QemuVersion;
+}
+
+/** A guest that a `gyges run` or a finished `gyges prepare` holds. */
+export interface Held {
+  name: string;
+  process: GygesProcess;
+  /** Where its serial port writes to. */
+  log: string;
+}
+
+export interface Waiting extends Held {
+  ticket: string;
+}
+
+export interface PrepareOptions {
+  args?: readonly string[];
+  env?: Record<string, string>;
+}
+
+export class QemuPair implements AsyncDisposable {
+  readonly host: Host;
+  readonly folder: string;
+  readonly shape: Shape;
+  #console: GuestConsole | null = null;
+  #names = 0;
+
+  private constructor(host: Host, folder: string, shape: Shape) {
+    this.host = host;
+    this.folder = folder;
+    this.shape = shape;
+  }
+
+  static async open(shape: Shape): Promise<QemuPair> {
+    return new QemuPair(await Host.open(), await Deno.makeTempDir({ prefix: "gyges-qemu-" }), shape);
+  }
+
+  get console(): GuestConsole {
+    assert.ok(this.#console, "the guest was started");
+    return this.#console;
+  }
+
+  /** Starts the guest by `gyges run` and waits until it works. */
+  async start(): Promise<Held> {
+    const { name, log, command } = await this.#new("guest");
+    const process = this.host.start(["run", name, "--", ...command]);
+    this.#console = new GuestConsole(log);
+    await process.waitFor("guest");
+    await this.console.untilStarted();
+    await this.console.untilBeats(5);
+    return { name, process, log };
+  }
+
+  /** Starts a destination for it. */
+  async prepare({ args = [], env }: PrepareOptions = {}): Promise<Waiting> {
+    const { name, log, command } = await this.#new("dest");
+    const process = this.host.start(["prepare", name, ...args, "--", ...command], env ? { env } : {});
+    const { ticket } = await process.waitFor("ticket");
+    return { name, process, log, ticket };
+  }
+
+  async #new(kind: string) {
+    const name = `${kind}${++this.#names}`;
+    const log = join(this.folder, `${name}.console`);
+    const [{ program, args }, guest] = await Promise.all([
+      qemuBinary(this.shape.qemu ?? "7.2"),
+      linuxGuest(this.shape),
+    ]);
+    return { name, log, command: [program, ...args, ...guest.args, ...consoleArguments(log)] };
+  }
+
+  /** Moves the guest. */
+  async move(from: Held, to: Waiting, args: readonly string[]): Promise<Summary> {
+    const migrate = this.host.start(["migrate", to.ticket, "--vm", from.name, ...args]);
+    await migrate.endedWith(0);
+    await from.process.endedWith(0);
+    this.console.moveTo(to.log);
+    return await migrate.waitFor("summary");
+  }
+
+  /** Every page has been looked at since, and nothing was found wrong; no beat is missing. */
+  async proved(): Promise<void> {
+    await this.console.untilAllChecked();
+    this.console.failIfCorrupt();
+  }
+
+  /** The pid of the QEMU that `name` holds. */
+  qemuOf(name: string): number {
+    const pid = this.#qemus().find(({ line }) => line.includes(`${this.host.runtimeDir}/${name}/`))?.pid;
+    assert.ok(pid !== undefined, `no QEMU of "${name}" runs`);
+    return pid;
+  }
+
+  /** Whether `name` has a QEMU. */
+  hasQemu(name: string): boolean {
+    return this.#qemus().some(({ line }) => line.includes(`${this.host.runtimeDir}/${name}/`));
+  }
+
+  #qemus(): { pid: number; line: string }[] {
+    return [...Deno.readDirSync("/proc")].flatMap(({ name }) => {
+      if (!/^\d+$/.test(name)) return [];
+      try {
+        const line = Deno.readTextFileSync(`/proc/${name}/cmdline`);
+        const ours = line.includes(this.host.runtimeDir) && /^[^\0]*qemu-system-x86_64\0/.test(line);
+        return ours ? [{ pid: Number(name), line }] : [];
+      } catch (error) {
+        // It ended in between.
+        if (error instanceof Error) return [];
+        throw error;
+      }
+    });
+  }
+
+  /** Ends what is left: QEMUs outlive the gyges that started them. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#console?.[Symbol.dispose]();
+    for (const { pid } of this.#qemus()) Deno.kill(pid, "SIGKILL");
+    while (this.#qemus().length > 0) await pause(10);
+    await this.host[Symbol.asyncDispose]();
+    await Deno.remove(this.folder, { recursive: true });
+  }
+}
+
+/** What every move must give, whatever guest and mode; in words. */
+export function account(summary: Summary): string {
+  assert.equal(summary.duplicate_pages, 0);
+  assert.equal(summary.guest.corrupt, null, "only the guest can tell");
+  const ms = (ns: number) => (ns / 1e6).toFixed(1);
+  return `${summary.mode}: total ${ms(summary.total_ns)} ms, downtime ${ms(summary.downtime_ns)} ms, ` +
+    `${summary.precopy_pages} + ${summary.postcopy_pages} pages, ${summary.demand_faults} faults`;
+}
