@@ -286,8 +286,7 @@ static int64_t remote_call(pid_t pid, const uint64_t args[4], const struct gy_er
 
 /* ---- what it is for ---- */
 
-/* Our own copy of the process's descriptor. */
-static int take(pid_t pid, int remote_fd)
+int remote_take(pid_t pid, int remote_fd)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	int fd, ret;
@@ -311,7 +310,7 @@ int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err)
 				  "vm.unprivileged_userfaultfd=1", pid);
 	if (made < 0)
 		return (int)made;
-	fd = take(pid, (int)made);
+	fd = remote_take(pid, (int)made);
 	if (fd < 0) {
 		remote_close(pid, (int)made);
 		return gy_err_set(err, fd, "cannot take a descriptor of process %d: %s", pid, strerror(-fd));

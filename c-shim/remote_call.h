@@ -18,6 +18,9 @@
  */
 int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err);
 
+/* Our own copy of descriptor @fd of process @pid. -errno. */
+int remote_take(pid_t pid, int fd);
+
 /* Closes descriptor @fd of process @pid. Nothing if the process is gone. */
 void remote_close(pid_t pid, int fd);
 

@@ -344,6 +344,20 @@ int64_t gy_sink_discard(struct gy_sink *sink, const uint8_t *set, uint64_t len)
 
 /* ---- post-copy ---- */
 
+/* Drops the pages of [page, end) that pre-copy did not store; neighbours cost one call. */
+static int drop_unstored(struct gy_sink *sink, uint64_t page, uint64_t end)
+{
+	while ((page = bitmap_next(sink->stored, page, end, false)) < end) {
+		uint64_t run_end = bitmap_next(sink->stored, page, end, true);
+		int ret = gy_ram_punch(sink->ram, page * GY_PAGE_BYTES, (run_end - page) * GY_PAGE_BYTES);
+
+		if (ret)
+			return ret;
+		page = run_end;
+	}
+	return 0;
+}
+
 /* Drops every allocated page that pre-copy did not store: the waiting VM, or anybody else, made it. */
 static int drop_foreign(struct gy_sink *sink)
 {
@@ -351,6 +365,7 @@ static int drop_foreign(struct gy_sink *sink)
 
 	for (;;) {
 		int64_t end;
+		int ret;
 
 		at = gy_ram_seek(sink->ram, (uint64_t)at, 1);
 		if (at < 0 || (uint64_t)at >= sink->ram->bytes)
@@ -358,13 +373,10 @@ static int drop_foreign(struct gy_sink *sink)
 		end = gy_ram_seek(sink->ram, (uint64_t)at, 0);
 		if (end < 0)
 			return (int)end;
-		for (; at < end; at += GY_PAGE_BYTES) {
-			int ret = bitmap_test(sink->stored, (uint64_t)at / GY_PAGE_BYTES)
-				  ? 0 : gy_ram_punch(sink->ram, (uint64_t)at, GY_PAGE_BYTES);
-
-			if (ret)
-				return ret;
-		}
+		ret = drop_unstored(sink, (uint64_t)at / GY_PAGE_BYTES, (uint64_t)end / GY_PAGE_BYTES);
+		if (ret)
+			return ret;
+		at = end;
 	}
 }
 

@@ -5,10 +5,13 @@
  * A userfaultfd inside that process write-protects RAM in asynchronous mode: the kernel itself lets a write through and
  * leaves a mark in the page tables, nobody waits. PAGEMAP_SCAN reads the marks and protects again in one step.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -48,6 +51,61 @@ struct gy_tracker {
 	struct scan_region region[SCAN_REGIONS];
 };
 
+/* ---- what an agent that died has left ---- */
+
+/*
+ * Whether descriptor @fd of the process tracks writes. One that catches missing pages has other features, and is never
+ * touched: who waits for it would read zeros.
+ */
+static bool tracks(pid_t pid, int fd)
+{
+	unsigned long long api, features = 0;
+	char path[64], line[128];
+	FILE *info;
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
+	info = fopen(path, "re");
+	while (info && fgets(line, sizeof(line), info))
+		sscanf(line, "API:\t%llx:%llx:", &api, &features);
+	if (info)
+		fclose(info);
+	return features & FEATURE_WP_ASYNC;
+}
+
+static void unregister(int fd, const struct gy_ram *ram)
+{
+	for (uint32_t i = 0; i < ram->n_pieces; i++) {
+		struct uffdio_range range = { .start = ram->piece[i].address, .len = ram->piece[i].bytes };
+
+		ioctl(fd, UFFDIO_UNREGISTER, &range);
+	}
+}
+
+/* A mapping can be tracked by one only. */
+static void end_leftovers(const struct gy_ram *ram)
+{
+	char path[64];
+	struct dirent *entry;
+	DIR *fds;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", ram->pid);
+	fds = opendir(path);
+	while (fds && (entry = readdir(fds))) {
+		int remote_fd = atoi(entry->d_name), fd;
+
+		if (entry->d_name[0] == '.' || !tracks(ram->pid, remote_fd))
+			continue;
+		fd = remote_take(ram->pid, remote_fd);
+		if (fd < 0)
+			continue;
+		unregister(fd, ram);
+		close(fd);
+		remote_close(ram->pid, remote_fd);
+	}
+	if (fds)
+		closedir(fds);
+}
+
 static int protect(const struct gy_tracker *tracker, const struct ram_piece *piece, const struct gy_err *err)
 {
 	struct uffdio_register reg = {
@@ -73,6 +131,7 @@ static int start(struct gy_tracker *tracker, const struct gy_err *err)
 	tracker->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (tracker->pagemap_fd < 0)
 		return gy_err_set(err, -errno, "cannot open %s: %s", path, strerror(errno));
+	end_leftovers(tracker->ram);
 	tracker->fd = remote_userfaultfd(tracker->ram->pid, &tracker->remote_fd, err);
 	if (tracker->fd < 0)
 		return tracker->fd;
@@ -108,12 +167,8 @@ void gy_tracker_destroy(struct gy_tracker *tracker)
 {
 	if (!tracker)
 		return;
-	for (uint32_t i = 0; i < tracker->ram->n_pieces && tracker->fd >= 0; i++) {
-		const struct ram_piece *piece = &tracker->ram->piece[i];
-		struct uffdio_range range = { .start = piece->address, .len = piece->bytes };
-
-		ioctl(tracker->fd, UFFDIO_UNREGISTER, &range);
-	}
+	if (tracker->fd >= 0)
+		unregister(tracker->fd, tracker->ram);
 	if (tracker->remote_fd >= 0)
 		remote_close(tracker->ram->pid, tracker->remote_fd);
 	if (tracker->fd >= 0)

@@ -291,6 +291,34 @@ static void test_writes_are_tracked(void)
 	end_other(&other);
 }
 
+/* An agent that died has left its tracker in the process: the next one's works all the same. */
+static void test_a_tracker_left_behind_is_ended(void)
+{
+	struct other other = start_other();
+	struct gy_ram *ram = attach(&other);
+	gy_word bitmap[PIECES * PIECE_PAGES / 64] = { 0 };
+	int before = open_descriptors(other.pid);
+	struct gy_tracker *tracker;
+	char err[256] = "";
+	pid_t agent = fork();
+
+	CHECK(agent >= 0);
+	if (!agent) {
+		CHECK(!gy_tracker_create(ram, &tracker, err, sizeof(err)));
+		_exit(0);
+	}
+	CHECK(waitpid(agent, NULL, 0) == agent);
+	CHECK_EQUAL(open_descriptors(other.pid), before + 1);
+	CHECK(!gy_tracker_create(ram, &tracker, err, sizeof(err)));
+	ask(&other, 'w', 5, 2);
+	answer(&other);
+	CHECK_EQUAL(gy_tracker_collect(tracker, (uint64_t *)bitmap, PIECES * PIECE_PAGES / 64), 1);
+	gy_tracker_destroy(tracker);
+	CHECK_EQUAL(open_descriptors(other.pid), before);
+	gy_ram_destroy(ram);
+	end_other(&other);
+}
+
 /* Calls again and again inside a process that is being signalled: none of its signals is lost, and it goes on. */
 static void test_calls_disturb_nothing(void)
 {
@@ -405,6 +433,7 @@ int main(void)
 	test_faults_wait_without_the_agent();
 	test_control_the_last_copy_gone_reads_zeros();
 	test_writes_are_tracked();
+	test_a_tracker_left_behind_is_ended();
 	test_calls_disturb_nothing();
 	test_a_debugger_is_named();
 	test_a_process_that_is_gone_is_named();
