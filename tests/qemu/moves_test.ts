@@ -5,14 +5,33 @@ import { account, QemuPair, type Shape } from "./pair.ts";
 import { stampedPages } from "./stamps.ts";
 
 const PAGE_BYTES = 4096;
-const SHAPES: Shape[] = [
-  { qemu: "7.2", machine: "pc", rate: 8000 },
-  { qemu: "10.0", machine: "q35", vcpus: 2, rate: 0 },
+const TWO_NODES = [
+  ...[
+    "-object",
+    "memory-backend-ram,id=left,size=64M",
+    "-object",
+    "memory-backend-memfd,id=right,size=128M,prealloc=on",
+  ],
+  ...["-numa", "node,memdev=left", "-numa", "node,memdev=right"],
+];
+const SHAPES: [about: string, shape: Shape][] = [
+  ["QEMU 7.2, pc, 1 vCPU, some writes, two NUMA nodes, one preallocated", {
+    qemu: "7.2",
+    machine: "pc",
+    rate: 8000,
+    extra: TWO_NODES,
+  }],
+  ["QEMU 10.0, q35, 2 vCPUs, all the writes it can, 4 GiB around the PCI hole, a disk past all caches", {
+    qemu: "10.0",
+    machine: "q35",
+    memory: "4G",
+    vcpus: 2,
+    rate: 0,
+    withDisk: true,
+  }],
 ];
 
-for (const shape of SHAPES) {
-  const name = `QEMU ${shape.qemu}, ${shape.machine}, ${shape.vcpus ?? 1} vCPU, ` +
-    (shape.rate === 0 ? "all the writes it can" : "some writes");
+for (const [name, shape] of SHAPES) {
   Deno.test(`user pager: full there, hybrid back: ${name}`, async () => {
     await using pair = await QemuPair.open(shape);
     const home = await pair.start();
@@ -21,6 +40,7 @@ for (const shape of SHAPES) {
     await pair.proved();
     console.log(`  ${name}: ${account(there)}`);
     assert.ok(there.postcopy_pages > 10_000, "its memory came after it");
+    if (shape.withDisk) assert.ok((pair.console.last?.disk ?? 0) > 0, "its disk is in use");
     const back = await pair.move(away, await pair.prepare(), ["--precopy-timeout", "2s"]);
     await pair.proved();
     console.log(`  ${name}: ${account(back)}, largest gap in all ${Math.round(pair.console.largestSeenGapMs)} ms`);

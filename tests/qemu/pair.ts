@@ -8,9 +8,15 @@ import { qemuBinary, type QemuVersion } from "./binaries.ts";
 import { GuestConsole } from "./console.ts";
 import { consoleArguments, linuxGuest, type LinuxGuestOptions } from "./guest.ts";
 
+const DISK_BYTES = 64 << 20;
+
 export interface Shape extends LinuxGuestOptions {
   /** @default "7.2" */
   qemu?: QemuVersion;
+  /** A disk that both ends share, which the guest writes and reads past all caches. @default false */
+  withDisk?: boolean;
+  /** More of QEMU's arguments. @default none */
+  extra?: readonly string[];
 }
 
 /** A guest that a `gyges run` or a finished `gyges prepare` holds. */
@@ -44,7 +50,12 @@ export class QemuPair implements AsyncDisposable {
   }
 
   static async open(shape: Shape): Promise<QemuPair> {
-    return new QemuPair(await Host.open(), await Deno.makeTempDir({ prefix: "gyges-qemu-" }), shape);
+    const folder = await Deno.makeTempDir({ prefix: "gyges-qemu-" });
+    if (!shape.withDisk) return new QemuPair(await Host.open(), folder, shape);
+    const disk = join(folder, "disk");
+    await Deno.writeFile(disk, new Uint8Array());
+    await Deno.truncate(disk, DISK_BYTES);
+    return new QemuPair(await Host.open(), folder, { ...shape, disk });
   }
 
   get console(): GuestConsole {
@@ -78,7 +89,11 @@ export class QemuPair implements AsyncDisposable {
       qemuBinary(this.shape.qemu ?? "7.2"),
       linuxGuest(this.shape),
     ]);
-    return { name, log, command: [program, ...args, ...guest.args, ...consoleArguments(log)] };
+    return {
+      name,
+      log,
+      command: [program, ...args, ...guest.args, ...this.shape.extra ?? [], ...consoleArguments(log)],
+    };
   }
 
   /** Moves the guest. */

@@ -1,0 +1,145 @@
+/**
+ * Whatever dies before the commit point, the guest of a stock QEMU runs on at the source with its disk, and moves when it
+ * is tried again; after it the source's guest never runs again.
+ */
+import assert from "node:assert/strict";
+import { pause, until } from "../helpers/host.ts";
+import { type Held, QemuPair, type Waiting } from "./pair.ts";
+import type { GygesProcess } from "../helpers/gyges_process.ts";
+
+const SHAPE = { rate: 8000, workingSet: "32M", withDisk: true } as const;
+/** Long enough to be met in pre-copy. */
+const SLOW = ["--bandwidth", "40MiB/s", "--precopy-timeout", "10s"];
+
+interface Move {
+  pair: QemuPair;
+  home: Held;
+  to: Waiting;
+  migrate: GygesProcess;
+}
+
+interface Failure {
+  what: string;
+  /** @default SLOW */
+  args?: readonly string[];
+  happen: (move: Move) => Promise<void>;
+  /** What `migrate` ends with. */
+  code: number;
+}
+
+const FAILURES: Failure[] = [
+  {
+    what: "SIGKILL of the destination's gyges in pre-copy",
+    code: 10,
+    async happen({ to }) {
+      await to.process.reached("precopy");
+      to.process.signal("SIGKILL");
+    },
+  },
+  {
+    what: "SIGKILL of the destination's QEMU in pre-copy",
+    code: 10,
+    async happen({ pair, to }) {
+      await to.process.reached("precopy");
+      Deno.kill(pair.qemuOf(to.name), "SIGKILL");
+    },
+  },
+  {
+    what: "SIGKILL of the destination's gyges while the state is loaded",
+    code: 10,
+    args: ["--mode", "full"],
+    async happen({ to }) {
+      await to.process.reached("loading");
+      to.process.signal("SIGKILL");
+    },
+  },
+  {
+    what: "SIGKILL of the destination's QEMU while the state is loaded",
+    code: 10,
+    args: ["--mode", "full"],
+    async happen({ pair, to }) {
+      const qemu = pair.qemuOf(to.name);
+      await to.process.reached("loading");
+      Deno.kill(qemu, "SIGKILL");
+    },
+  },
+  {
+    what: "cancel in pre-copy",
+    code: 130,
+    async happen({ pair, home, to }) {
+      await to.process.reached("precopy");
+      await (await pair.host.run(["cancel", home.name]));
+    },
+  },
+];
+
+Deno.test("before the commit point the guest stays, and moves at last", async (t) => {
+  await using pair = await QemuPair.open(SHAPE);
+  const home = await pair.start();
+  for (const { what, args = SLOW, happen, code } of FAILURES) {
+    await t.step(what, async () => {
+      const to = await pair.prepare();
+      const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, ...args]);
+      await happen({ pair, home, to, migrate });
+      await migrate.endedWith(code);
+      const error = await migrate.waitFor("error");
+      assert.equal(error.guest_location, "source");
+      // It lives, is whole, and what was prepared for it is gone.
+      await pair.console.untilBeats(10);
+      await pair.proved();
+      await to.process.ended();
+      if (pair.hasQemu(to.name)) {
+        // Only a SIGKILL of the one that started it leaves a QEMU behind: it waits, and has never run.
+        assert.match(what, /destination's gyges/);
+        Deno.kill(pair.qemuOf(to.name), "SIGKILL");
+      }
+    });
+  }
+  await t.step("SIGKILL of the source's gyges in pre-copy: the guest runs on, and another gyges moves it", async () => {
+    const to = await pair.prepare();
+    const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, ...SLOW]);
+    await to.process.reached("precopy");
+    home.process.signal("SIGKILL");
+    await migrate.ended();
+    await to.process.ended();
+    await pair.console.untilBeats(10);
+    const again = await pair.prepare();
+    const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+    const second = pair.host.start(["migrate", again.ticket, "--qmp", qmp, "--precopy-timeout", "2s"]);
+    await second.endedWith(0);
+    pair.console.moveTo(again.log);
+    await pair.proved();
+    await until(() => !pair.hasQemu(home.name), () => "the source's QEMU has ended");
+  });
+});
+
+Deno.test("with --keep-source the source's QEMU stays, stopped, and its guest never runs again", async () => {
+  await using pair = await QemuPair.open(SHAPE);
+  const home = await pair.start();
+  const to = await pair.prepare();
+  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  // One monitor client at a time: the one that holds it has to go first.
+  home.process.signal("SIGKILL");
+  await home.process.ended();
+  await pair.host.start(["migrate", to.ticket, "--qmp", qmp, "--mode", "full", "--keep-source"]).endedWith(0);
+  pair.console.moveTo(to.log);
+  await pair.proved();
+  assert.ok(pair.hasQemu(home.name));
+  await pause(500);
+  // Says so too if the guest wrote on to the console that it has left.
+  pair.console.failIfCorrupt();
+});
+
+Deno.test("a QEMU whose monitor somebody has is explained, and one that is no monitor", async () => {
+  await using pair = await QemuPair.open(SHAPE);
+  const home = await pair.start();
+  const to = await pair.prepare();
+  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const busy = await pair.host.start(["migrate", to.ticket, "--qmp", qmp]).endedWith(3);
+  assert.match(JSON.stringify(busy.events), /one monitor client at a time/);
+  const nobody = await pair.host.start(["migrate", to.ticket, "--qmp", "/nowhere/qmp.sock"]).endedWith(3);
+  assert.match(JSON.stringify(nobody.events), /-qmp unix:PATH/);
+  // The ticket is not used up.
+  await pair.move(home, to, ["--mode", "full"]);
+  await pair.proved();
+});
