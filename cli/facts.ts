@@ -7,6 +7,7 @@ export const BRIEF = prose`Moves a running KVM guest to another host, post-copy.
 /** Every command, as the words that call it. */
 export const COMMANDS: readonly (readonly [string, ...string[]])[] = [
   ["doctor"],
+  ["describe"],
   ["vm", "start"],
   ["vm", "status"],
   ["vm", "list"],

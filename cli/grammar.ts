@@ -7,6 +7,7 @@ import { UsageError } from "../lib/errors.ts";
 import type { Action } from "./action.ts";
 import { cancel } from "./commands/cancel.ts";
 import { demo } from "./commands/demo.ts";
+import { describe } from "./commands/describe.ts";
 import { doctor } from "./commands/doctor.ts";
 import { man } from "./commands/man.ts";
 import { migrate } from "./commands/migrate.ts";
@@ -20,7 +21,7 @@ import { FORMS } from "./values.ts";
 import { versionLine } from "./version.ts";
 
 /** The parser of everything after the program's name. */
-export const grammar = or(doctor, vm, run, prepare, migrate, monitor, cancel, demo, man);
+export const grammar = or(doctor, describe, vm, run, prepare, migrate, monitor, cancel, demo, man);
 
 export const SHELLS: Record<string, ShellCompletion> = { bash, zsh, fish };
 

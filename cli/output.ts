@@ -4,6 +4,7 @@
  */
 import { toErrorEvent } from "../lib/control/error_event.ts";
 import type { GygesEvent, Sample } from "../lib/events.ts";
+import type { QemuDescription } from "../lib/qemu/describe.ts";
 import { formatNs } from "../lib/units.ts";
 import { adviceFor, exitCodeOf } from "./exit.ts";
 import { Progress } from "./progress.ts";
@@ -22,6 +23,7 @@ export type CliObject =
     needed: string;
     remedy: string | null;
   }
+  | ({ type: "machine" } & QemuDescription)
   | { type: "comparison"; scenario: string; [figure: string]: unknown };
 
 export interface OutputOptions {

@@ -6,6 +6,7 @@ import { QemuMachine } from "./machine/qemu.ts";
 import type { MigrateOptions, PagerChoice, PrepareOptions } from "./options.ts";
 import { chooseRam } from "./pager/choose.ts";
 import { pagerOfFiles } from "./pager/kinds.ts";
+import { describe, type QemuDescription } from "./qemu/describe.ts";
 import { WaitingQemu } from "./qemu/destination.ts";
 import { findQemu, launchQemu } from "./qemu/launch.ts";
 import { armInjection } from "./resident/fault_injection.ts";
@@ -46,6 +47,14 @@ export interface MigrateQemuOptions extends MigrateOptions, RunOptions {
   name: string | null;
   /** QEMU is left stopped, not ended, once its guest has moved. */
   keepSource: boolean;
+}
+
+/** What the QEMU behind a monitor has, and what keeps its guest from moving; `describe`. */
+export async function describeQemu(qmp: string): Promise<QemuDescription> {
+  const running = await findQemu(qmp);
+  using _process = running.process;
+  using _qmp = running.qmp;
+  return await describe(running);
 }
 
 /** Moves the guest of a QEMU that nobody of Gyges holds; resolves when the move is complete. */

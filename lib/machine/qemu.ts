@@ -15,6 +15,7 @@ import { findRam, type GuestRam } from "../qemu/guest_ram.ts";
 import { QmpClient, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
 import {
   awaitState,
+  blockersOf,
   type Capabilities,
   giveState,
   resetCapabilities,
@@ -297,7 +298,14 @@ interface Found {
   running: boolean;
 }
 
-async function look({ process, qmp, pagerOf }: QemuMachineOptions): Promise<Found> {
+async function look({ process, qmp, pagerOf, waiting }: QemuMachineOptions): Promise<Found> {
+  const [blocker] = waiting ? [] : await blockersOf(qmp);
+  if (blocker !== undefined) {
+    throw new PreflightError(`This guest cannot move, says its QEMU: ${blocker}`, {
+      check: "qemu",
+      remedy: "detach what it names, or stop using it; gyges describe --qmp SOCKET shows what is left",
+    });
+  }
   const found = await findRam(qmp, process);
   const cpus = await qmp.ask(cpusSchema, "query-cpus-fast");
   const type = await qmp.ask(v.string(), "qom-get", { path: "/machine", property: "type" });

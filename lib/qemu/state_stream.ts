@@ -4,7 +4,11 @@ import { MachineStateError } from "./errors.ts";
 import type { QmpClient } from "./qmp.ts";
 
 const POLL_MS = 1;
-const infoSchema = v.object({ status: v.optional(v.string()), "error-desc": v.optional(v.string()) });
+const infoSchema = v.object({
+  status: v.optional(v.string()),
+  "error-desc": v.optional(v.string()),
+  "blocked-reasons": v.optional(v.array(v.string())),
+});
 const capabilitiesSchema = v.array(v.object({ capability: v.string(), state: v.boolean() }));
 
 /** What the stream needs: no RAM of shared files in it, and disks that stay the source's until the guest runs. */
@@ -18,6 +22,11 @@ export interface StreamOptions {
 
 /** What migration capabilities were before they were made what the stream needs. */
 export type Capabilities = v.InferOutput<typeof capabilitiesSchema>;
+
+/** Why QEMU would refuse to send this guest's state, in its words. */
+export async function blockersOf(qmp: QmpClient): Promise<string[]> {
+  return (await qmp.ask(infoSchema, "query-migrate"))["blocked-reasons"] ?? [];
+}
 
 /** Once the guest is stopped every answer of the monitor is downtime: so this comes first. */
 export async function setCapabilities(qmp: QmpClient): Promise<Capabilities> {

@@ -99,7 +99,7 @@ Deno.test("help and man pages have no leftovers of source indentation", () => {
 
 Deno.test("parseArguments() refuses with what to do next", () => {
   const refused: [string, RegExp][] = [
-    ["", /^Expected a command after "gyges": one of doctor, vm, /],
+    ["", /^Expected a command after "gyges": one of doctor, describe, vm, run, /],
     ["vm", /^Expected a command after "gyges vm": one of start, status, list, stop$/],
     ["migrat", /migrate.*see gyges --help$/],
     ["doctor --loud", /--loud.*see gyges doctor --help$/],

@@ -1,0 +1,85 @@
+/** What a running QEMU has, and whether and how its guest can move: looked up before anything is touched. */
+import * as v from "valibot";
+import type { NativeProcess } from "../../ffi/process.ts";
+import { GygesError } from "../errors.ts";
+import type { PagerKind } from "../options.ts";
+import { pagerOfFiles } from "../pager/kinds.ts";
+import { backendsOf, findRam, machineBytes, whyNotShared } from "./guest_ram.ts";
+import type { RunningQemu } from "./launch.ts";
+import { type QmpClient, QmpCommandError } from "./qmp.ts";
+import { blockersOf } from "./state_stream.ts";
+
+const blockSchema = v.array(v.object({
+  device: v.string(),
+  qdev: v.optional(v.string()),
+  inserted: v.optional(v.object({ file: v.string(), drv: v.string(), ro: v.boolean() })),
+}));
+
+export interface QemuDescription {
+  pid: number;
+  /** As /proc has it. */
+  command: string[];
+  qemu_version: string;
+  machine_type: string;
+  /** QEMU's word: "running", "paused", ... */
+  status: string;
+  vcpus: number;
+  ram_bytes: number;
+  /** Memory backends; `file` is null where RAM is not all in shared files. */
+  regions: { id: string; bytes: number; shared: boolean; file: string | null }[];
+  disks: { device: string; file: string; format: string; read_only: boolean }[];
+  /** What will move its RAM; null: nothing of Gyges's can. */
+  pager: PagerKind | null;
+  /** Why it cannot move; empty: it can. */
+  blockers: string[];
+}
+
+/** Throws QmpLostError, PreflightError: /proc of the process may not be read. */
+export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescription> {
+  const status = await qmp.ask(v.object({ status: v.string() }), "query-status");
+  const cpus = await qmp.ask(v.array(v.unknown()), "query-cpus-fast");
+  const type = await qmp.ask(v.string(), "qom-get", { path: "/machine", property: "type" });
+  const ramBytes = await machineBytes(qmp);
+  const backends = await backendsOf(qmp);
+  const ram = await pagerFor(process, qmp);
+  const { major, minor, micro } = qmp.version;
+  const notShared = whyNotShared(backends, ramBytes);
+  return {
+    pid: process.pid,
+    command: process.read("cmdline").split("\0").filter((word) => word !== ""),
+    qemu_version: `${major}.${minor}.${micro}`,
+    machine_type: type.replace(/-machine$/, ""),
+    status: status.status,
+    vcpus: cpus.length,
+    ram_bytes: ramBytes,
+    regions: backends.map(({ id, bytes, share }, i) => ({ id, bytes, shared: share, file: ram?.files[i] ?? null })),
+    disks: await disksOf(qmp),
+    pager: ram?.pager ?? null,
+    blockers: [...(notShared === null ? [] : [notShared]), ...await blockersOf(qmp)],
+  };
+}
+
+/** null: RAM is not where a pager of ours can move it; whyNotShared() says why. */
+async function pagerFor(process: NativeProcess, qmp: QmpClient) {
+  try {
+    const { files } = await findRam(qmp, process);
+    return { files, pager: pagerOfFiles(files) };
+  } catch (error) {
+    if (error instanceof GygesError) return null;
+    throw error;
+  }
+}
+
+async function disksOf(qmp: QmpClient): Promise<QemuDescription["disks"]> {
+  try {
+    return (await qmp.ask(blockSchema, "query-block")).flatMap(({ device, qdev, inserted }) =>
+      inserted
+        ? [{ device: device || (qdev ?? ""), file: inserted.file, format: inserted.drv, read_only: inserted.ro }]
+        : []
+    );
+  } catch (error) {
+    // A QEMU without block devices at all has no such command.
+    if (error instanceof QmpCommandError) return [];
+    throw error;
+  }
+}
