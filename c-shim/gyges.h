@@ -123,6 +123,20 @@ GY_EXPORT void gy_process_destroy(struct gy_process *process);
 /* The process that listens on unix socket @path. Connects for it. -ENOENT, -ECONNREFUSED, -EACCES. */
 GY_EXPORT int gy_unix_listener_pid(const char *path);
 
+struct gy_tool;
+
+/*
+ * Starts a program that works for this process, as make does: a child, in a session of its own, with its output
+ * appended to @log (mode 0600) and nothing to read. @argv as for gy_process_start(). Errors: those of execvp(3) and
+ * open(2).
+ */
+GY_EXPORT int gy_tool_start(const char *argv, uint64_t argv_bytes, const char *log, struct gy_tool **out, char *err,
+			    uint32_t err_bytes);
+/* Its exit code once it has ended, 128 + the signal that killed it; -ETIMEDOUT. One thread at a time. */
+GY_EXPORT int gy_tool_wait(struct gy_tool *tool, uint32_t timeout_ms);
+/* Ends it, and what it has started, if it runs. No wait may be under way. */
+GY_EXPORT void gy_tool_destroy(struct gy_tool *tool);
+
 /* ---- write tracking in another process ----------------------------------------------------------- */
 
 struct gy_tracker;
@@ -407,6 +421,24 @@ GY_EXPORT void gy_sink_wake(struct gy_sink *sink);
 GY_EXPORT int gy_kernel_at(const char *folder);
 /* RDMA devices of this host. */
 GY_EXPORT int gy_rdma_devices(void);
+
+/*
+ * Loads the module in file @path, without parameters. -EEXIST: it is loaded; -ENOEXEC: it was built for another kernel;
+ * -ENOENT: it needs symbols that no loaded module has; -EKEYREJECTED, -ENOKEY, -ENODATA, -EPERM: the kernel takes signed
+ * modules only, or none, or not from us; others of open(2) and finit_module(2).
+ */
+GY_EXPORT int gy_module_insert(const char *path);
+/* Unloads module @name. -ENOENT: it is not loaded; -EAGAIN: it is in use; -EBUSY; -EPERM. */
+GY_EXPORT int gy_module_remove(const char *name);
+/* Mounts gygesfs at @folder, for its owner alone. -ENODEV: the module is not loaded; others of mount(2). */
+GY_EXPORT int gy_gygesfs_mount(const char *folder);
+/* -EBUSY: somebody has a file of it; -EINVAL: no mount; others of umount(2). */
+GY_EXPORT int gy_gygesfs_unmount(const char *folder);
+/*
+ * Who has files of the file system at @folder open or mapped, or is in it, as lines "PID COMMAND", at most @cap bytes of
+ * them. Bytes; errors of stat(2).
+ */
+GY_EXPORT int64_t gy_mount_users(const char *folder, char *text, uint64_t cap);
 
 struct gy_kernel_source;
 

@@ -3,6 +3,7 @@
 #include "host.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -168,22 +169,54 @@ close_memfd:
 	close(memfd);
 }
 
-/* A sysctl file that holds one number; -errno where it cannot be read. */
-static int read_number(const char *path)
+int64_t gy_host_read(const char *path, void *buf, uint64_t cap)
 {
-	char text[16] = "";
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n;
+	uint64_t done = 0;
+	ssize_t n = 1;
 	int error;
 
 	if (fd < 0)
 		return -errno;
-	n = read(fd, text, sizeof(text) - 1);
+	while (n > 0 && done < cap) {
+		n = read(fd, (char *)buf + done, cap - done);
+		done += n > 0 ? (uint64_t)n : 0;
+	}
 	error = -errno;
 	close(fd);
-	if (n < 0)
-		return error;
-	return atoi(text);
+	return n < 0 ? error : (int64_t)done;
+}
+
+int64_t gy_host_list(const char *path, char *names, uint64_t cap)
+{
+	DIR *dir = opendir(path);
+	uint64_t done = 0;
+
+	if (!dir)
+		return -errno;
+	for (const struct dirent *entry = readdir(dir); entry; entry = readdir(dir)) {
+		size_t bytes = strlen(entry->d_name) + 1;
+
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+			continue;
+		if (bytes > cap - done) {
+			closedir(dir);
+			return -ENOSPC;
+		}
+		memcpy(names + done, entry->d_name, bytes);
+		done += bytes;
+	}
+	closedir(dir);
+	return (int64_t)done;
+}
+
+/* A sysctl file that holds one number; -errno where it cannot be read. */
+static int read_number(const char *path)
+{
+	char text[16] = "";
+	int64_t n = gy_host_read(path, text, sizeof(text) - 1);
+
+	return n < 0 ? (int)n : atoi(text);
 }
 
 static void look_at_tls(struct gy_host_facts *facts)

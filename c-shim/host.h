@@ -48,4 +48,10 @@ GY_EXPORT int gy_host_facts(struct gy_host_facts *facts);
  */
 GY_EXPORT int gy_host_redirect_output(const char *path);
 
+/* The first @cap bytes of a file of /proc, /sys or /dev, which Deno keeps closed. Bytes; errors of open(2) and read(2). */
+GY_EXPORT int64_t gy_host_read(const char *path, void *buf, uint64_t cap);
+
+/* The names in a directory, each ended by NUL, "." and ".." apart. Bytes; -ENOSPC; errors of opendir(3). */
+GY_EXPORT int64_t gy_host_list(const char *path, char *names, uint64_t cap);
+
 #endif

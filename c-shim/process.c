@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "argv.h"
 #include "clock.h"
 #include "err.h"
 #include "gyges.h"
@@ -95,29 +96,11 @@ static int start(char *const argv[], int log_fd, pid_t *pid)
 	return ret;
 }
 
-/* Pointers to the arguments in @text, ended by NULL. NULL: no memory, or they are not all terminated. */
-static char **split(const char *text, uint64_t bytes)
-{
-	uint64_t n = 0, at = 0;
-	char **argv;
-
-	if (!bytes || text[bytes - 1])
-		return NULL;
-	for (uint64_t i = 0; i < bytes; i++)
-		n += !text[i];
-	argv = calloc(n + 1, sizeof(*argv));
-	for (uint64_t i = 0; argv && i < n; i++) {
-		argv[i] = (char *)text + at;
-		at += strlen(argv[i]) + 1;
-	}
-	return argv;
-}
-
 int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, struct gy_process **out, char *err,
 		     uint32_t err_bytes)
 {
 	struct gy_err words = { err, err_bytes };
-	char **list = split(argv, argv_bytes);
+	char **list = gy_argv_split(argv, argv_bytes);
 	int log_fd, ret;
 	pid_t pid = 0;
 

@@ -45,6 +45,10 @@ const SYMBOLS = {
   gy_host_facts: { parameters: ["buffer"], result: "i32" },
   // int gy_host_redirect_output(const char *path)
   gy_host_redirect_output: { parameters: ["buffer"], result: "i32" },
+  // int64_t gy_host_read(const char *path, void *buf, uint64_t cap)
+  gy_host_read: { parameters: ["buffer", "buffer", "u64"], result: "i64" },
+  // int64_t gy_host_list(const char *path, char *names, uint64_t cap)
+  gy_host_list: { parameters: ["buffer", "buffer", "u64"], result: "i64" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 let opened: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
@@ -79,4 +83,27 @@ export function hostFacts(): HostFacts {
 /** Sends everything that this process, its native code included, writes to stdout and stderr to the end of `path`; -errno. */
 export function redirectOutput(path: string): number {
   return library().symbols.gy_host_redirect_output(new TextEncoder().encode(`${path}\0`));
+}
+
+const MAX_READ_BYTES = 256 << 10;
+
+/** The file `path`, also of /proc, /sys and /dev, which Deno keeps closed; null where there is none or it cannot be read. */
+export function readHostFile(path: string): string | null {
+  return answerOf((buffer, cap) => library().symbols.gy_host_read(cPath(path), buffer, cap));
+}
+
+/** The names in the directory `path`, sorted; none where there is no such directory. */
+export function listHostFolder(path: string): string[] {
+  const names = answerOf((buffer, cap) => library().symbols.gy_host_list(cPath(path), buffer, cap));
+  return names === null ? [] : names.split("\0").slice(0, -1).sort();
+}
+
+function cPath(path: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(`${path}\0`);
+}
+
+function answerOf(ask: (buffer: Uint8Array<ArrayBuffer>, cap: bigint) => bigint): string | null {
+  const buffer = new Uint8Array(MAX_READ_BYTES);
+  const bytes = Number(ask(buffer, BigInt(buffer.length)));
+  return bytes < 0 ? null : new TextDecoder().decode(buffer.subarray(0, bytes));
 }

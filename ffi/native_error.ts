@@ -6,6 +6,7 @@ const NAMES: Readonly<Record<number, readonly [code: string, text: string]>> = {
   3: ["ESRCH", "the process is gone"],
   4: ["EINTR", "interrupted"],
   5: ["EIO", "input/output error"],
+  8: ["ENOEXEC", "it is not for this kernel"],
   9: ["EBADF", "bad file descriptor"],
   11: ["EAGAIN", "try again"],
   12: ["ENOMEM", "out of memory"],
@@ -18,10 +19,12 @@ const NAMES: Readonly<Record<number, readonly [code: string, text: string]>> = {
   23: ["ENFILE", "too many open files in the system"],
   24: ["EMFILE", "too many open files"],
   25: ["ENOTTY", "not supported by this kernel"],
+  26: ["ETXTBSY", "it is being written"],
   27: ["EFBIG", "too large"],
   28: ["ENOSPC", "no space left"],
   32: ["EPIPE", "broken pipe"],
   34: ["ERANGE", "out of range"],
+  61: ["ENODATA", "no data"],
   71: ["EPROTO", "protocol error"],
   74: ["EBADMSG", "damaged message"],
   90: ["EMSGSIZE", "message too long"],
@@ -34,6 +37,8 @@ const NAMES: Readonly<Record<number, readonly [code: string, text: string]>> = {
   110: ["ETIMEDOUT", "timed out"],
   111: ["ECONNREFUSED", "connection refused"],
   113: ["EHOSTUNREACH", "host unreachable"],
+  126: ["ENOKEY", "it is not signed with a key that the kernel knows"],
+  129: ["EKEYREJECTED", "its signature is not accepted"],
 };
 
 export const ERRNO = {

@@ -30,6 +30,10 @@ export const SYMBOLS = {
   gy_process_read: { parameters: ["pointer", "buffer", "buffer", "u64"], result: "i64" },
   gy_process_destroy: { parameters: ["pointer"], result: "void" },
   gy_unix_listener_pid: { parameters: ["buffer"], result: "i32" },
+  // argv, argv_bytes, log, out, err, err_bytes
+  gy_tool_start: { parameters: ["buffer", "u64", "buffer", OUT, "buffer", "u32"], result: "i32" },
+  gy_tool_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
+  gy_tool_destroy: { parameters: ["pointer"], result: "void" },
 
   // write tracking in another process: ram, out, err, err_bytes
   gy_tracker_create: { parameters: ["pointer", OUT, "buffer", "u32"], result: "i32", nonblocking: true },
@@ -124,6 +128,11 @@ export const SYMBOLS = {
 
   gy_kernel_at: { parameters: ["buffer"], result: "i32" },
   gy_rdma_devices: { parameters: [], result: "i32" },
+  gy_module_insert: { parameters: ["buffer"], result: "i32", nonblocking: true },
+  gy_module_remove: { parameters: ["buffer"], result: "i32", nonblocking: true },
+  gy_gygesfs_mount: { parameters: ["buffer"], result: "i32" },
+  gy_gygesfs_unmount: { parameters: ["buffer"], result: "i32" },
+  gy_mount_users: { parameters: ["buffer", "buffer", "u64"], result: "i64" },
 
   // kernel pager, source; listen: source, host, port, towards, token, address, address_bytes
   gy_kernel_source_create: { parameters: ["pointer", OUT], result: "i32" },
