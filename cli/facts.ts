@@ -17,6 +17,11 @@ export const COMMANDS: readonly (readonly [string, ...string[]])[] = [
   ["migrate"],
   ["monitor"],
   ["cancel"],
+  ["module", "build"],
+  ["module", "load"],
+  ["module", "unload"],
+  ["module", "status"],
+  ["module", "install"],
   ["demo"],
   ["man"],
 ];

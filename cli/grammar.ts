@@ -11,6 +11,7 @@ import { describe } from "./commands/describe.ts";
 import { doctor } from "./commands/doctor.ts";
 import { man } from "./commands/man.ts";
 import { migrate } from "./commands/migrate.ts";
+import { module } from "./commands/module.ts";
 import { monitor } from "./commands/monitor.ts";
 import { prepare } from "./commands/prepare.ts";
 import { run } from "./commands/run.ts";
@@ -21,7 +22,7 @@ import { FORMS } from "./values.ts";
 import { versionLine } from "./version.ts";
 
 /** The parser of everything after the program's name. */
-export const grammar = or(doctor, describe, vm, run, prepare, migrate, monitor, cancel, demo, man);
+export const grammar = or(doctor, describe, vm, run, prepare, migrate, monitor, cancel, module, demo, man);
 
 export const SHELLS: Record<string, ShellCompletion> = { bash, zsh, fish };
 

@@ -5,6 +5,9 @@
 import { toErrorEvent } from "../lib/control/error_event.ts";
 import type { GygesEvent, Sample } from "../lib/events.ts";
 import type { QemuDescription } from "../lib/qemu/describe.ts";
+import type { BuiltModule } from "../lib/host/module_build.ts";
+import type { InstalledModule } from "../lib/host/module_install.ts";
+import type { ModuleStatus } from "../lib/host/module_status.ts";
 import { formatNs } from "../lib/units.ts";
 import { adviceFor, exitCodeOf } from "./exit.ts";
 import { Progress } from "./progress.ts";
@@ -24,6 +27,9 @@ export type CliObject =
     remedy: string | null;
   }
   | ({ type: "machine" } & QemuDescription)
+  | { type: "module" } & ModuleStatus
+  | { type: "module_built" } & BuiltModule
+  | { type: "module_installed" } & InstalledModule
   | { type: "comparison"; scenario: string; [figure: string]: unknown };
 
 export interface OutputOptions {

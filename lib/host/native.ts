@@ -16,6 +16,16 @@ export function redirectOutput(path: string): void {
   if (result < 0) throw new Error(`Cannot write to ${path}: errno ${-result}`);
 }
 
+/** A file, also of /proc, /sys and /dev; null where it cannot be read. Throws PreflightError as hostFacts() does. */
+export function readHostFile(path: string): string | null {
+  return opening(() => host.readHostFile(path));
+}
+
+/** The names in a directory, sorted. Throws PreflightError as hostFacts() does. */
+export function listHostFolder(path: string): string[] {
+  return opening(() => host.listHostFolder(path));
+}
+
 function opening<T>(use: () => T): T {
   try {
     return use();

@@ -9,6 +9,7 @@ import type { PageSet } from "../../ffi/page_set.ts";
 import type { PageStats } from "../../ffi/page_stats.ts";
 import { PAGE_BYTES, Ram } from "../../ffi/ram.ts";
 import { PreflightError } from "../errors.ts";
+import { RAM_FOLDER } from "../host/ram_folder.ts";
 import type { Machine } from "../machine/machine.ts";
 import type { Transport } from "../options.ts";
 import type { Rendezvous } from "../wire/messages.ts";
@@ -22,9 +23,6 @@ import type {
   SourcePager,
   TransportOffer,
 } from "./pager.ts";
-
-/** Where `gyges module load` mounts gygesfs. */
-const RAM_FOLDER = "/run/gyges/ram";
 
 const TOKEN_BYTES = 32;
 const CONNECT_MS = 5_000;

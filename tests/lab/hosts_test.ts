@@ -82,12 +82,6 @@ Deno.test("a module from the build machine is loaded into each host", async () =
   assert.match(await lab.host(1).ask("lsmod"), /^dummy /m);
 });
 
-for (const kernel of KERNELS) {
-  labTest("gyges.ko is built, loaded and, at the end, unloaded", { kernel, hosts: 1, gyges: true }, async (lab) => {
-    assert.match(await lab.host(1).ask("lsmod"), /^gyges /m);
-  });
-}
-
 Deno.test("a warning in a host's kernel log fails the test, and nothing of the lab is left", async () => {
   const lab = await Lab.boot({ kernel: "6.12", hosts: 1 });
   const background = lab.host(1).start("sleep 600");

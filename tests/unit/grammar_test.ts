@@ -117,6 +117,8 @@ Deno.test("parseArguments() refuses with what to do next", () => {
     ["migrate gyges://h:1/n#k --vm vm1 --bandwidth 1G", /Cannot read rate "1G"/],
     ["migrate gyges://h:1/n#k --vm vm1 --mode fast", /--mode/],
     ["demo --scenario everything", /--scenario/],
+    ["module", /^Expected a command after "gyges module": one of build, load, unload, status, install$/],
+    ["module load --kernel 6.1", /--kernel.*see gyges module load --help$/],
     ["completion tcsh", /tcsh/],
   ];
   for (const [line, words] of refused) {
@@ -145,6 +147,12 @@ Deno.test("parseArguments() takes the command lines of the manual", () => {
     "cancel vm1",
     "demo --ram 256MiB --bandwidth 1Gbit --scenario hybrid-short --report report.html --json",
     "man",
+    "module build --kernel 6.1.0-56-amd64 --headers /usr/src/linux-headers-6.1.0-56-amd64 --cache /tmp/modules --json",
+    "module load --file /tmp/gyges.ko",
+    "module load --headers /usr/src/headers --cache /tmp/modules --json",
+    "module unload --json",
+    "module status --json",
+    "module install --root /mnt --json",
   ];
   for (const line of lines) {
     const parsed = parseArguments(line.split(" "), null);
