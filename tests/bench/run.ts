@@ -5,12 +5,19 @@
 import { benchLab } from "./lab.ts";
 import { benchDowntime, benchTotal } from "./move.ts";
 import { benchPager } from "./pager.ts";
+import { benchQemu } from "./qemu/bench.ts";
+
+/** Bytes a second, null: no limit. */
+const QEMU_BANDWIDTHS = [null, 100 * 1024 ** 2];
 
 const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   pager: benchPager,
   downtime: () => benchDowntime(["256M", "1G", "4G", "8G"], 10),
   total: () => benchTotal("1G", 5),
   lab: () => benchLab(3),
+  qemu: async () => {
+    for (const bandwidth of QEMU_BANDWIDTHS) await benchQemu(bandwidth, 5);
+  },
 };
 
 await new Deno.Command("make", { args: ["-s", "-C", new URL("../../c-shim", import.meta.url).pathname, "bench"] })
