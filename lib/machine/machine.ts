@@ -49,6 +49,8 @@ export interface Machine extends AsyncDisposable {
   /** Checks every page of the stopped machine; null: only its guest knows what they should be. */
   checkRam(): Promise<RamCheck | null>;
 
+  /** Resolves, with the reason, if the guest ends without this process, which goes on. */
+  readonly ended?: Promise<string>;
   /** The next thing that befell the guest; null when nothing did in time. One caller at a time. */
   wait(timeoutMs: number): Promise<MachineEvent | null>;
   /** An orderly end of the guest. Throws UsageError where it does not comply. */

@@ -62,6 +62,7 @@ export class QemuMachine implements Machine {
   readonly #qmp: QmpClient;
   readonly #folder: string;
   readonly #keep: boolean;
+  readonly #ended = Promise.withResolvers<string>();
   readonly #events: MachineEvent[] = [];
   readonly #listening: Disposable;
   #wake = Promise.withResolvers<void>();
@@ -106,6 +107,10 @@ export class QemuMachine implements Machine {
 
   get running(): boolean {
     return this.#running;
+  }
+
+  get ended(): Promise<string> {
+    return this.#ended.promise;
   }
 
   get pid(): number {
@@ -225,6 +230,8 @@ export class QemuMachine implements Machine {
   }
 
   async shutDown(): Promise<void> {
+    // One that does not run hears nothing.
+    if (!this.#running) return await this.abandon();
     await this.#qmp.call("system_powerdown");
     if (await this.#process.ended(POWER_DOWN_MS)) {
       this.#running = false;
@@ -271,8 +278,9 @@ export class QemuMachine implements Machine {
   #lost(reason: QmpLostError): void {
     this.#running = false;
     if (this.#over) return;
-    if (this.#shutdown !== null) this.#tell({ type: "ended", text: this.#shutdown });
-    else this.#tell({ type: "failed", text: `QEMU, process ${this.pid}, has ended (${reason.message})` });
+    const text = this.#shutdown ?? `QEMU, process ${this.pid}, has ended (${reason.message})`;
+    this.#tell({ type: this.#shutdown === null ? "failed" : "ended", text });
+    this.#ended.resolve(text);
   }
 
   #tell(event: MachineEvent): void {

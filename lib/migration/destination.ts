@@ -151,7 +151,20 @@ export class DestinationMigration {
     } catch (error) {
       throw await this.#giveUp(error);
     }
-    return await this.#postCopy(this.#peer ?? peer);
+    const whole = this.#postCopy(this.#peer ?? peer);
+    const ended = this.#built.ended;
+    return await (ended ? Promise.race([whole, ended.then((why) => this.#guestLost(why))]) : whole);
+  }
+
+  /** Its memory still comes, and it is there no more. */
+  async #guestLost(why: string): Promise<never> {
+    const message = `The guest is lost: ${why}, with ${this.stats.missing_pages} pages still at the source`;
+    await this.#peer?.send({ type: "failed", message }).catch(() => {});
+    throw new MigrationError(`${message}. Start it again`, {
+      phase: this.state,
+      guestLocation: "lost",
+      exitCode: EXIT.guestLost,
+    });
   }
 
   // ---- before the commit point ----

@@ -354,6 +354,7 @@ export class SourceMigration {
       try {
         return await this.#finish(await this.#untilComplete());
       } catch (error) {
+        if (this.#lost) throw error;
         await this.#pause(error);
       }
     }
@@ -365,6 +366,7 @@ export class SourceMigration {
       const { message } = await this.#connected.receive(DEADLINE_MS.silence);
       if (message.type === "complete") return message;
       if (message.type === "progress") this.#stats = message.stats;
+      if (message.type === "failed") throw this.#loss(message.message);
     }
   }
 
@@ -415,7 +417,7 @@ export class SourceMigration {
         return;
       } catch (retryError) {
         last = retryError;
-        if (gone.saw(retryError) && this.#incomplete) throw this.#loss(retryError);
+        if (gone.saw(retryError) && this.#incomplete) throw this.#loss(this.#nobody, retryError);
         await new Promise((resolve) => setTimeout(resolve, DEADLINE_MS.retry));
       }
     }
@@ -440,13 +442,19 @@ export class SourceMigration {
     await this.#connectPager();
   }
 
-  #loss(cause: unknown): MigrationError {
+  get #nobody(): string {
+    return `The guest is lost: nobody listens at ${this.#ticket.host}:${this.#ticket.port} any more, so the process that ` +
+      "held it has ended, with pages still missing";
+  }
+
+  #loss(words: string, cause?: unknown): MigrationError {
     this.#lost = true;
-    return new MigrationError(
-      `The guest is lost: nobody listens at ${this.#ticket.host}:${this.#ticket.port} any more, so the process that ` +
-        "held it has ended, with pages still missing. Start it again; gyges vm stop ends the process here",
-      { phase: "serving", guestLocation: "lost", exitCode: EXIT.guestLost, cause },
-    );
+    return new MigrationError(`${words}. Start it again; gyges vm stop ends the process here`, {
+      phase: "serving",
+      guestLocation: "lost",
+      exitCode: EXIT.guestLost,
+      cause,
+    });
   }
 
   // ---- small things ----

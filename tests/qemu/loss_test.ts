@@ -1,0 +1,52 @@
+/** After the commit point: a QEMU that dies takes its guest with it, in words; a link that is cut heals. */
+import assert from "node:assert/strict";
+import { pause } from "../helpers/host.ts";
+import { Proxy } from "../helpers/proxy.ts";
+import { QemuPair } from "./pair.ts";
+
+const SHAPE = { rate: 8000, workingSet: "32M" } as const;
+const LOST = 12;
+/** So that there is something left to lose. */
+const SLOW = ["--mode", "full", "--bandwidth", "20MiB/s"];
+
+Deno.test("SIGKILL of the destination's QEMU after the commit point: the guest is lost, say both ends", async () => {
+  await using pair = await QemuPair.open(SHAPE);
+  const home = await pair.start();
+  const to = await pair.prepare();
+  const qemu = pair.qemuOf(to.name);
+  const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, ...SLOW]);
+  await migrate.reached("serving");
+  await to.process.reached("running");
+  Deno.kill(qemu, "SIGKILL");
+  for (const process of [migrate, to.process]) {
+    await process.endedWith(LOST);
+    const error = await process.waitFor("error");
+    assert.equal(error.guest_location, "lost");
+    assert.match(error.message, /The guest is lost: QEMU, process \d+, has ended/);
+  }
+  // Nothing runs at the source, and what is there can be ended.
+  const beats = pair.console.beats.length;
+  pair.console.poll();
+  assert.equal(pair.console.beats.length, beats, "the guest does not run at the source");
+  await pair.host.start(["vm", "stop", home.name]).endedWith(0);
+  await home.process.endedWith(0);
+  assert.ok(!pair.hasQemu(home.name));
+});
+
+Deno.test("a link that is cut after the commit point heals, and the guest arrives whole", async () => {
+  await using pair = await QemuPair.open(SHAPE);
+  const home = await pair.start();
+  const to = await pair.prepare();
+  await using link = new Proxy(to.ticket);
+  const migrate = pair.host.start(["migrate", link.ticket, "--vm", home.name, ...SLOW]);
+  await migrate.reached("serving");
+  await to.process.reached("running");
+  link.cut();
+  await Promise.all([migrate.reached("paused"), to.process.reached("paused")]);
+  await pause(1000);
+  link.heal();
+  await migrate.endedWith(0);
+  pair.console.moveTo(to.log);
+  await pair.proved();
+  assert.ok(to.process.states.includes("completed"));
+});
