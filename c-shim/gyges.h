@@ -137,6 +137,18 @@ GY_EXPORT int gy_tool_wait(struct gy_tool *tool, uint32_t timeout_ms);
 /* Ends it, and what it has started, if it runs. No wait may be under way. */
 GY_EXPORT void gy_tool_destroy(struct gy_tool *tool);
 
+struct gy_guard;
+
+/*
+ * If this process dies before gy_guard_dismiss(), however it dies, the QEMU with the monitor at @monitor is told to let
+ * its guest run, within seconds. Errors: EAGAIN, EMFILE, ENAMETOOLONG.
+ */
+GY_EXPORT int gy_guard_run(const char *monitor, struct gy_guard **out);
+/* The same with SIGKILL for process @pid. Errors besides: ESRCH. */
+GY_EXPORT int gy_guard_kill(uint32_t pid, struct gy_guard **out);
+/* All is well. Once. */
+GY_EXPORT void gy_guard_dismiss(struct gy_guard *guard);
+
 /* ---- write tracking in another process ----------------------------------------------------------- */
 
 struct gy_tracker;

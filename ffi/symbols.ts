@@ -34,6 +34,9 @@ export const SYMBOLS = {
   gy_tool_start: { parameters: ["buffer", "u64", "buffer", OUT, "buffer", "u32"], result: "i32" },
   gy_tool_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
   gy_tool_destroy: { parameters: ["pointer"], result: "void" },
+  gy_guard_run: { parameters: ["buffer", OUT], result: "i32" },
+  gy_guard_kill: { parameters: ["u32", OUT], result: "i32" },
+  gy_guard_dismiss: { parameters: ["pointer"], result: "void" },
 
   // write tracking in another process: ram, out, err, err_bytes
   gy_tracker_create: { parameters: ["pointer", OUT, "buffer", "u32"], result: "i32", nonblocking: true },

@@ -31,6 +31,8 @@ export interface Machine extends AsyncDisposable {
   prepareSave(): Promise<void>;
   /** The guest stays: as it was before prepareSave(). */
   undoSave(): Promise<void>;
+  /** From here on the guest is not to run here again, whatever becomes of this process. */
+  giveAway(): void;
   /** When it resolves no vCPU runs and RAM is final. Throws NativeError ETIMEDOUT. */
   stop(timeoutMs: number): Promise<void>;
   /** CPU and device state of the stopped machine. */

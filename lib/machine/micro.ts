@@ -75,6 +75,9 @@ export class MicroMachine implements Machine {
     return Promise.resolve();
   }
 
+  /** It goes with this process. */
+  giveAway(): void {}
+
   undoSave(): Promise<void> {
     return Promise.resolve();
   }

@@ -3,6 +3,7 @@
  * state, and its RAM is in shared files that this process maps too.
  */
 import * as v from "valibot";
+import { Guard } from "../../ffi/guard.ts";
 import { NativeError } from "../../ffi/native_error.ts";
 import type { PageSet } from "../../ffi/page_set.ts";
 import { NativeProcess } from "../../ffi/process.ts";
@@ -69,6 +70,8 @@ export class QemuMachine implements Machine {
   /** As they were before prepareSave(). */
   #capabilities: Capabilities | null = null;
   #tracker: WriteTracker | null = null;
+  /** At the source, while we stop and continue the guest; at the destination, until it has one. */
+  #guard: Guard | null = null;
   #waiting: boolean;
   #restored = false;
   #running: boolean;
@@ -95,7 +98,10 @@ export class QemuMachine implements Machine {
   static async create(options: QemuMachineOptions): Promise<QemuMachine> {
     try {
       const machine = new QemuMachine(options, await look(options));
-      if (options.waiting) await awaitState(options.qmp, machine.#stream.socketPath);
+      if (options.waiting) {
+        machine.#guard = Guard.toKill(options.process.pid);
+        await awaitState(options.qmp, machine.#stream.socketPath);
+      }
       return machine;
     } catch (error) {
       options.qmp[Symbol.dispose]();
@@ -118,6 +124,8 @@ export class QemuMachine implements Machine {
   }
 
   async run(): Promise<void> {
+    // With a guest it is no more of no use.
+    if (this.#waiting) this.#dismissGuard();
     await this.#qmp.call("cont", {}, RUN_MS);
     const { status, running } = await this.#qmp.ask(statusSchema, "query-status");
     if (!running) throw new PreflightError(`QEMU's guest does not run but is "${status}"`, RUN_LACK);
@@ -134,13 +142,29 @@ export class QemuMachine implements Machine {
     this.#running = false;
   }
 
+  /** A guest that we stop, for however short a time, runs on if we die. One that somebody else has stopped does not. */
+  #standGuard(): void {
+    if (this.#running) this.#guard ??= Guard.toRun(this.#qmp.path);
+  }
+
+  #dismissGuard(): void {
+    this.#guard?.[Symbol.dispose]();
+    this.#guard = null;
+  }
+
+  giveAway(): void {
+    this.#dismissGuard();
+  }
+
   async prepareSave(): Promise<void> {
+    this.#standGuard();
     this.#capabilities ??= await setCapabilities(this.#qmp);
   }
 
   async undoSave(): Promise<void> {
     const before = this.#capabilities;
     this.#capabilities = null;
+    this.#dismissGuard();
     if (before) await resetCapabilities(this.#qmp, before);
   }
 
@@ -160,6 +184,7 @@ export class QemuMachine implements Machine {
   }
 
   async dirtyStart(): Promise<void> {
+    this.#standGuard();
     try {
       this.#tracker = await this.#drained(() => WriteTracker.start(this.ram));
     } catch (cause) {
@@ -256,6 +281,7 @@ export class QemuMachine implements Machine {
     this.#over = true;
     await this.dirtyStop();
     if (this.#waiting) await this.#quit();
+    this.#dismissGuard();
     this.#listening[Symbol.dispose]();
     this.#qmp[Symbol.dispose]();
     this.ram[Symbol.dispose]();

@@ -259,6 +259,7 @@ export class SourceMigration {
     applySkipDirty(last);
     await this.#handOver(await this.#stopAndCopy(last));
     this.#abort.signal.throwIfAborted();
+    this.#machine.giveAway();
     this.#states.to("serving", "the guest belongs to the destination");
     await this.#connected.send({ type: "run" });
     await this.#connected.expect("running", DEADLINE_MS.answer);
