@@ -1,20 +1,15 @@
-/** What a host needs for the main job, each need with what was found and the one command that mends a lack. */
+/** What a host needs for the main job and for RDMA, each need with what was found and the one command that mends a lack. */
 import { type HostFacts, KVM_CAP } from "../../ffi/host.ts";
 import { runtimeBase, RuntimeDir } from "../control/runtime_dir.ts";
 import { ControlServer } from "../control/server.ts";
 import { PreflightError } from "../errors.ts";
 import { formatBytes } from "../units.ts";
-import { hostFacts } from "./native.ts";
+import type { Check } from "./check.ts";
+import { rdmaChecks } from "./doctor_rdma.ts";
+import { THIS_HOST } from "./host_view.ts";
+import { hasLibrary, hostFacts } from "./native.ts";
 
-export interface Check {
-  name: string;
-  /** "fail": the main job cannot run. "warn": it can, with a limit that `found` names. */
-  status: "ok" | "warn" | "fail";
-  found: string;
-  needed: string;
-  /** One command, or what else to do; null where there is nothing to mend. */
-  remedy: string | null;
-}
+export type { Check } from "./check.ts";
 
 const ERRNO: Record<number, string> = {
   1: "EPERM",
@@ -40,7 +35,9 @@ export async function examineHost(): Promise<Check[]> {
   const before = [kernel(Deno.osRelease())];
   const after = [memory(Deno.systemMemoryInfo().available), await runtimeDirectory()];
   try {
-    return [...before, ...checksOf(hostFacts()), ...after];
+    const rdma = rdmaChecks({ ...THIS_HOST, hasLibrary, kernel: Deno.osRelease() });
+    const pinned = rdma.some(({ name, status }) => name === "rdma-device" && status === "ok") && Deno.uid() !== 0;
+    return [...before, ...checksOf(hostFacts(), { pinned }), ...after, ...rdma];
   } catch (error) {
     if (!(error instanceof PreflightError)) throw error;
     const needed = "libgyges.so and OpenSSL 3; KVM, userfaultfd and TLS cannot be checked without it";
@@ -49,8 +46,13 @@ export async function examineHost(): Promise<Check[]> {
   }
 }
 
+export interface FactsOptions {
+  /** RDMA would pin guest RAM, and the limit on that holds for this user. @default {false} */
+  pinned?: boolean;
+}
+
 /** The checks that rest on the shim's facts; pure. */
-export function checksOf(facts: HostFacts): Check[] {
+export function checksOf(facts: HostFacts, { pinned = false }: FactsOptions = {}): Check[] {
   return [
     kvm(facts),
     kvmCapabilities(facts),
@@ -58,7 +60,7 @@ export function checksOf(facts: HostFacts): Check[] {
     memfd(facts),
     userfaultfd(facts),
     tls(facts),
-    lockedMemory(facts),
+    lockedMemory(facts, pinned),
   ];
 }
 
@@ -173,14 +175,15 @@ function tls({ tls13, opensslVersion }: HostFacts): Check {
 
 const UNLIMITED = (1n << 64n) - 1n;
 
-function lockedMemory({ memlockSoftBytes, memlockHardBytes }: HostFacts): Check {
+function lockedMemory({ memlockSoftBytes, memlockHardBytes }: HostFacts, pinned: boolean): Check {
   const text = (bytes: bigint) => bytes === UNLIMITED ? "unlimited" : formatBytes(Number(bytes));
+  const short = pinned && memlockSoftBytes !== UNLIMITED;
   return {
     name: "locked-memory",
-    status: "ok",
+    status: short ? "warn" : "ok",
     found: `limit ${text(memlockSoftBytes)}, at most ${text(memlockHardBytes)}`,
-    needed: "nothing over TCP: guest RAM is not locked",
-    remedy: null,
+    needed: pinned ? "all of a guest's RAM, for the user pager over RDMA" : "nothing: guest RAM is not locked",
+    remedy: short ? "run as root: prlimit --pid $$ --memlock=unlimited, or set memlock in limits.conf(5)" : null,
   };
 }
 

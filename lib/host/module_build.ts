@@ -3,7 +3,7 @@ import { NativeError } from "../../ffi/native_error.ts";
 import { runTool } from "../../ffi/tool.ts";
 import { makePrivate } from "../control/runtime_dir.ts";
 import { PreflightError, UsageError } from "../errors.ts";
-import { THIS_HOST } from "./host_view.ts";
+import { type HostView, THIS_HOST } from "./host_view.ts";
 import { type ModuleSource, moduleSource } from "./module_source.ts";
 import { findProgram, installRemedy, sameEverywhere } from "./packages.ts";
 
@@ -136,13 +136,13 @@ function checkHeaders(kernel: string, given: string | undefined): string {
   return absolute(headers);
 }
 
-export function headersRemedy(kernel: string): string {
+export function headersRemedy(kernel: string, host: HostView = THIS_HOST): string {
   return installRemedy({
     debian: `linux-headers-${kernel}`,
     fedora: `kernel-devel-${kernel}`,
     suse: "kernel-default-devel",
     arch: "linux-headers",
-  });
+  }, host);
 }
 
 function absolute(path: string): string {

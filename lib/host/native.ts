@@ -26,6 +26,17 @@ export function listHostFolder(path: string): string[] {
   return opening(() => host.listHostFolder(path));
 }
 
+/** Whether the system's loader finds a shared library. */
+export function hasLibrary(name: string): boolean {
+  try {
+    Deno.dlopen(name, {}).close();
+    return true;
+  } catch {
+    // Deno gives no class of its own to what the loader says.
+    return false;
+  }
+}
+
 function opening<T>(use: () => T): T {
   try {
     return use();
