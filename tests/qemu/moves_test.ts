@@ -14,12 +14,13 @@ const TWO_NODES = [
   ],
   ...["-numa", "node,memdev=left", "-numa", "node,memdev=right"],
 ];
+const SANDBOX = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"];
 const SHAPES: [about: string, shape: Shape][] = [
-  ["QEMU 7.2, pc, 1 vCPU, some writes, two NUMA nodes, one preallocated", {
+  ["QEMU 7.2, pc, 1 vCPU, some writes, two NUMA nodes, one preallocated, in a sandbox", {
     qemu: "7.2",
     machine: "pc",
     rate: 8000,
-    extra: TWO_NODES,
+    extra: [...TWO_NODES, ...SANDBOX],
   }],
   ["QEMU 10.0, q35, 2 vCPUs, all the writes it can, 4 GiB around the PCI hole, a disk past all caches", {
     qemu: "10.0",
