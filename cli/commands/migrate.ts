@@ -10,6 +10,7 @@ import { MIGRATE_DEFAULTS, type MigrateOptions, type Mode } from "../../lib/opti
 import type { Action, ActionContext } from "../action.ts";
 import { prose } from "../prose.ts";
 import { byDefault, duration, hostPort, jsonOption, pagerOption, rate, runningName, valuesFooter } from "../values.ts";
+import { watched } from "../watched.ts";
 
 const options = object({
   ticket: argument(string({ metavar: "TICKET" }), {
@@ -135,30 +136,25 @@ interface Wanted {
   options: MigrateOptions;
 }
 
-async function move(wanted: Wanted, { output }: ActionContext): Promise<ExitCode> {
+async function move(wanted: Wanted, context: ActionContext): Promise<ExitCode> {
   const { ticket, name, qmp, keepSource, options } = wanted;
-  const [{ migrate }, { migrateQemu }, { Interrupts }] = await Promise.all([
+  const [{ migrate }, { migrateQemu }] = await Promise.all([
     import("../../lib/api.ts"),
     import("../../lib/qemu_api.ts"),
-    import("../signals.ts"),
   ]);
-  using interrupts = new Interrupts({
-    say: (text) => output.say(text),
-    lookWith: name === undefined ? "gyges vm list" : `gyges monitor ${name}`,
-  });
   let told = false;
-  const run = {
-    signal: interrupts.signal,
-    onEvent(event: GygesEvent) {
-      interrupts.observe(event);
+  const lookWith = name === undefined ? "gyges vm list" : `gyges monitor ${name}`;
+  const summary = await watched(lookWith, context, (run) => {
+    const onEvent = (event: GygesEvent) => {
       told ||= event.type === "summary";
-      output.event(event);
-    },
-  };
-  const summary = qmp === undefined
-    ? await migrate(name ?? "", ticket, { ...options, ...run })
-    : await migrateQemu(ticket, { ...options, ...run, qmp, name: name ?? null, keepSource });
-  if (!told) output.event(summary);
+      run.onEvent(event);
+    };
+    const all = { ...options, ...run, onEvent };
+    return qmp === undefined
+      ? migrate(name ?? "", ticket, all)
+      : migrateQemu(ticket, { ...all, qmp, name: name ?? null, keepSource });
+  });
+  if (!told) context.output.event(summary);
   return (summary.guest.corrupt ?? 0) > 0 ? EXIT.guestLost : EXIT.completed;
 }
 

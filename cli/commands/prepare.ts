@@ -4,7 +4,6 @@ import { map } from "@optique/core/modifiers";
 import { argument, command, option } from "@optique/core/primitives";
 import { choice } from "@optique/core/valueparser";
 import { type ExitCode, UsageError } from "../../lib/errors.ts";
-import type { GygesEvent } from "../../lib/events.ts";
 import { PREPARE_DEFAULTS, type PrepareOptions } from "../../lib/options.ts";
 import type { Action, ActionContext } from "../action.ts";
 import { prose } from "../prose.ts";
@@ -18,6 +17,7 @@ import {
   qemuCommand,
   valuesFooter,
 } from "../values.ts";
+import { watched } from "../watched.ts";
 
 const options = object({
   name: argument(newName(), { description: prose`Name for the process that receives and then holds the guest.` }),
@@ -64,22 +64,17 @@ interface Wanted {
   options: PrepareOptions;
 }
 
-async function receive({ name, qemu, options }: Wanted, { output }: ActionContext): Promise<ExitCode> {
-  const [{ prepareMicroVm }, { prepareQemu }, { Interrupts }] = await Promise.all([
+async function receive({ name, qemu, options }: Wanted, context: ActionContext): Promise<ExitCode> {
+  const [{ prepareMicroVm }, { prepareQemu }] = await Promise.all([
     import("../../lib/api.ts"),
     import("../../lib/qemu_api.ts"),
-    import("../signals.ts"),
   ]);
-  using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
-  const run = {
-    signal: interrupts.signal,
-    onEvent(event: GygesEvent) {
-      interrupts.observe(event);
-      output.event(event);
-    },
-  };
-  if (qemu.length === 0) return await prepareMicroVm(name, options, run);
-  return await prepareQemu(name, { ...options, command: qemu }, run);
+  return await watched(
+    `gyges monitor ${name}`,
+    context,
+    (run) =>
+      qemu.length === 0 ? prepareMicroVm(name, options, run) : prepareQemu(name, { ...options, command: qemu }, run),
+  );
 }
 
 export const prepare = command(

@@ -8,6 +8,7 @@ import type { PagerChoice } from "../../lib/options.ts";
 import type { Action, ActionContext } from "../action.ts";
 import { prose } from "../prose.ts";
 import { jsonOption, newName, pagerOption, qemuCommand, valuesFooter } from "../values.ts";
+import { watched } from "../watched.ts";
 
 const options = object({
   name: argument(newName(), { description: prose`Name for the process that holds the guest.` }),
@@ -26,16 +27,9 @@ interface Wanted {
   pager: PagerChoice;
 }
 
-async function hold({ name, ...qemu }: Wanted, { output }: ActionContext): Promise<ExitCode> {
-  const [{ holdQemu }, { Interrupts }] = await Promise.all([import("../../lib/qemu_api.ts"), import("../signals.ts")]);
-  using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
-  const code = await holdQemu(name, qemu, {
-    signal: interrupts.signal,
-    onEvent(event) {
-      interrupts.observe(event);
-      output.event(event);
-    },
-  });
+async function hold({ name, ...qemu }: Wanted, context: ActionContext): Promise<ExitCode> {
+  const { holdQemu } = await import("../../lib/qemu_api.ts");
+  const code = await watched(`gyges monitor ${name}`, context, (run) => holdQemu(name, qemu, run));
   // Where all went well nobody will ask what a detached process had to say.
   if (code === EXIT.completed) forgetLog(name);
   return code;

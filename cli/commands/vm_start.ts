@@ -9,6 +9,7 @@ import { MICRO_VM_DEFAULTS, type MicroVmOptions } from "../../lib/options.ts";
 import type { Action, ActionContext } from "../action.ts";
 import { prose } from "../prose.ts";
 import { byDefault, jsonOption, newName, pagerOption, ramSize, size, valuesFooter } from "../values.ts";
+import { watched } from "../watched.ts";
 
 const options = object({
   name: argument(newName(), { description: prose`Name for the process that holds the guest.` }),
@@ -57,16 +58,9 @@ const options = object({
   json: jsonOption,
 });
 
-async function hold(name: string, vm: MicroVmOptions, { output }: ActionContext): Promise<ExitCode> {
-  const [{ holdMicroVm }, { Interrupts }] = await Promise.all([import("../../lib/api.ts"), import("../signals.ts")]);
-  using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith: `gyges monitor ${name}` });
-  const code = await holdMicroVm(name, vm, {
-    signal: interrupts.signal,
-    onEvent(event) {
-      interrupts.observe(event);
-      output.event(event);
-    },
-  });
+async function hold(name: string, vm: MicroVmOptions, context: ActionContext): Promise<ExitCode> {
+  const { holdMicroVm } = await import("../../lib/api.ts");
+  const code = await watched(`gyges monitor ${name}`, context, (run) => holdMicroVm(name, vm, run));
   // Where all went well nobody will ask what a detached process had to say.
   if (code === EXIT.completed) forgetLog(name);
   return code;

@@ -1,0 +1,21 @@
+/** What every command that holds or moves a guest does with events and signals. */
+import type { GygesEvent } from "../lib/events.ts";
+import type { RunOptions } from "../lib/resident/serve.ts";
+import type { ActionContext } from "./action.ts";
+
+/** Does `work` with its events shown and signals heeded. `lookWith`: the command that shows how it stands. */
+export async function watched<T>(
+  lookWith: string,
+  { output }: ActionContext,
+  work: (run: Required<RunOptions>) => Promise<T>,
+): Promise<T> {
+  const { Interrupts } = await import("./signals.ts");
+  using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith });
+  return await work({
+    signal: interrupts.signal,
+    onEvent(event: GygesEvent) {
+      interrupts.observe(event);
+      output.event(event);
+    },
+  });
+}
