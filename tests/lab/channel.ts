@@ -76,9 +76,11 @@ export class Channel {
     return process;
   }
 
-  /** Sends SIGKILL to all that runs, as RemoteProcess.kill() does. */
-  killAll(): void {
+  /** Sends SIGKILL to all that runs, as RemoteProcess.kill() does. Resolves when all has ended. */
+  async killAll(): Promise<void> {
+    const ends = [...this.#processes.values()].map(({ end }) => end.promise);
     for (const id of this.#processes.keys()) this.#signal(id, SIGNALS.SIGKILL);
+    await Promise.all(ends);
   }
 
   /** Ends the connection, and with it every process that still runs. */

@@ -25,7 +25,9 @@ export class GygesHost implements GuestHost {
     const { args, words } = jsonCommand(line);
     const settings = Object.entries(env).map(([name, value]) => `${name}=${value}`);
     const command = [...under, "env", ...settings, "gyges", ...args].map(quoted).join(" ");
-    return new GygesProcess(words, this.#host.start(`exec ${command}`), PATIENCE_MS);
+    const process = new GygesProcess(words, this.#host.start(`exec ${command}`), PATIENCE_MS);
+    this.#host.said.push(() => [words, ...process.events.map((event) => JSON.stringify(event))].join("\n"));
+    return process;
   }
 
   async guest(name: string): Promise<GuestReport> {

@@ -46,6 +46,8 @@ export class LabHost {
   readonly name: string;
   readonly address: string;
   readonly console: string;
+  /** What programs of a test have said here, for when it fails. */
+  readonly said: (() => string)[] = [];
   readonly #qemu: Deno.ChildProcess;
   readonly #channel: Channel;
   readonly #qmp: Qmp;
@@ -153,9 +155,10 @@ export class LabHost {
     return this.#channel.start(command);
   }
 
-  /** Sends SIGKILL to every command that runs, and to what it has started in its session. */
-  killAll(): void {
-    this.#channel.killAll();
+  /** Sends SIGKILL to every command that runs, and to what it has started in its session. What does not end of it. */
+  async killAll(): Promise<string[]> {
+    const ended = inTime(this.#channel.killAll(), KILL_TIMEOUT_MS, "the end of what was sent SIGKILL");
+    return await ended.then(() => [], (error) => [`${this.name}: ${error.message}`]);
   }
 
   /** A file in the host. */
@@ -190,6 +193,13 @@ export class LabHost {
 
   /** Ends it. What is wrong with it, one line each: none is a healthy host, or one that was killed on purpose. */
   async dispose(): Promise<string[]> {
+    const trouble = await this.trouble();
+    await this.#end();
+    return [...new Set([...trouble, ...this.#consoleTrouble()])];
+  }
+
+  /** What is wrong with it so far, one line each. */
+  async trouble(): Promise<string[]> {
     const trouble = new Set<string>();
     const fell = !this.#alive && !this.#killed;
     if (fell) trouble.add("it died by itself");
@@ -200,9 +210,12 @@ export class LabHost {
         trouble.add(`its kernel's log cannot be read: ${error instanceof Error ? error.message : error}`);
       }
     }
-    await this.#end();
-    troubleIn(this.#consoleLog()).forEach((line) => trouble.add(line.replace(/^\[ *[\d.]+\] /, "").trim()));
-    return [...trouble].map((line) => `${this.name}: ${line}`);
+    return [...new Set([...[...trouble].map((line) => `${this.name}: ${line}`), ...this.#consoleTrouble()])];
+  }
+
+  #consoleTrouble(): string[] {
+    const lines = troubleIn(this.#consoleLog()).map((line) => line.replace(/^\[ *[\d.]+\] /, "").trim());
+    return lines.map((line) => `${this.name}: ${line}`);
   }
 
   async #end(): Promise<void> {

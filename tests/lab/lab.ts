@@ -52,11 +52,11 @@ export class Lab implements AsyncDisposable {
   readonly folder: string;
   /** Where the consoles are after its end, if it failed. */
   keptLogs: string | null = null;
-  /** Its module is in the hosts. */
-  readonly #gyges: boolean;
+  /** The module that is in the hosts. */
+  readonly #gyges: string | null;
   #failed = false;
 
-  private constructor(hosts: readonly LabHost[], folder: string, bootMs: number, gyges: boolean) {
+  private constructor(hosts: readonly LabHost[], folder: string, bootMs: number, gyges: string | null) {
     this.#gyges = gyges;
     this.hosts = hosts;
     this.folder = folder;
@@ -86,7 +86,7 @@ export class Lab implements AsyncDisposable {
       const kept = await keepLogs(folder);
       throw new Error(`The lab did not come up; consoles are in ${kept}`, { cause });
     });
-    const lab = new Lab(hosts, folder, performance.now() - start, gyges);
+    const lab = new Lab(hosts, folder, performance.now() - start, pager);
     try {
       if (count > 1) await lab.meet();
       for (const host of hosts) {
@@ -129,9 +129,35 @@ export class Lab implements AsyncDisposable {
     await host.kill();
   }
 
-  /** Says that the test has failed, so that the consoles are kept, and with them what the hosts know of RDMA. */
+  /** No host has died. */
+  get whole(): boolean {
+    return this.hosts.every(({ alive }) => alive);
+  }
+
+  /** Ends what a test has left running and makes all as it was after boot. What is wrong with the hosts, or nothing. */
+  async renew(): Promise<string[]> {
+    const trouble = await this.#unload();
+    for (const host of this.hosts) trouble.push(...await host.trouble());
+    if (trouble.length > 0) return trouble;
+    await this.heal();
+    if (this.hosts.length > 1) await this.meet();
+    for (const host of this.hosts) {
+      host.said.length = 0;
+      await host.ask("rm -rf /run/gyges");
+      if (this.#gyges) await loadGyges(host, this.#gyges);
+    }
+    return [];
+  }
+
+  /**
+   * Says that the test has failed, so that the consoles are kept, and with them what gyges has said in the hosts and
+   * what they know of RDMA.
+   */
   async fail(): Promise<void> {
     this.#failed = true;
+    for (const host of this.hosts) {
+      await Deno.writeTextFile(join(this.folder, `${host.name}.said`), host.said.map((words) => words()).join("\n\n"));
+    }
     for (const host of this.hosts.filter(({ alive }) => alive)) {
       const { stdout } = await host.run(LOOK, { timeoutMs: LOOK_MS }).catch((error) => ({ stdout: String(error) }));
       await Deno.writeTextFile(join(this.folder, `${host.name}.state`), stdout);
@@ -151,10 +177,10 @@ export class Lab implements AsyncDisposable {
 
   /** What keeps the module from being unloaded once nothing of the test runs any more. */
   async #unload(): Promise<string[]> {
-    const hosts = this.#gyges ? this.hosts.filter((host) => host.alive) : [];
+    const hosts = this.hosts.filter((host) => host.alive);
     return (await Promise.all(hosts.map(async (host) => {
-      host.killAll();
-      return await unloadGyges(host);
+      const trouble = await host.killAll();
+      return this.#gyges ? [...trouble, ...await unloadGyges(host)] : trouble;
     }))).flat();
   }
 
@@ -208,16 +234,26 @@ async function keepLogs(folder: string): Promise<string> {
   const into = join(LOGS, `${new Date().toISOString().replaceAll(":", "-")}-${Deno.pid}`);
   await Deno.mkdir(into, { recursive: true });
   for await (const { name } of Deno.readDir(folder)) {
-    if (/\.(?:console|state)$/.test(name)) await Deno.copyFile(join(folder, name), join(into, name));
+    if (/\.(?:console|said|state)$/.test(name)) await Deno.copyFile(join(folder, name), join(into, name));
   }
   await Deno.remove(folder, { recursive: true });
   return into;
 }
 
-/** A test with a lab of its own; the consoles of a failed one are kept. */
+/** The lab of the last test, for the next one that wants the same. */
+let kept: { lab: Lab; options: string } | null = null;
+let closes = false;
+
+/**
+ * A test in a lab. Tests of a file that follow each other and want the same lab share one: after each its hosts are
+ * looked at, what still runs is ended and the module is loaded anew, so that whatever is wrong is told of the test that
+ * did it. After a test that failed, or that killed a host, the next one boots. The consoles of a failed one are kept.
+ */
 export function labTest(name: string, options: LabOptions, body: (lab: Lab) => Promise<void>): void {
+  if (!closes) Deno.test.afterAll(closeKept);
+  closes = true;
   Deno.test(`${options.kernel}: ${name}`, async () => {
-    const lab = await Lab.boot(options);
+    const lab = await labFor(options);
     const failures: unknown[] = [];
     try {
       await body(lab);
@@ -225,11 +261,38 @@ export function labTest(name: string, options: LabOptions, body: (lab: Lab) => P
       await lab.fail();
       failures.push(error);
     }
+    const reusable = lab.whole && failures.length === 0;
     // Not by `await using`: of two errors Deno would show neither.
-    await lab[Symbol.asyncDispose]().catch((error) => failures.push(error));
+    if (reusable) await keep(lab, options).catch((error) => failures.push(error));
+    else await lab[Symbol.asyncDispose]().catch((error) => failures.push(error));
     if (failures.length === 1) throw failures[0];
     if (failures.length > 1) throw new Error(failures.map(wordsOf).join("\nThen, at the end of the lab: "));
   });
+}
+
+async function labFor(options: LabOptions): Promise<Lab> {
+  if (kept?.options !== JSON.stringify(options)) await closeKept();
+  const lab = kept?.lab ?? await Lab.boot(options);
+  kept = null;
+  return lab;
+}
+
+/** Keeps `lab` for the next test. Throws what is wrong with it, and then it is gone. */
+async function keep(lab: Lab, options: LabOptions): Promise<void> {
+  const trouble = await lab.renew().catch((error) => [wordsOf(error)]);
+  if (trouble.length === 0) {
+    kept = { lab, options: JSON.stringify(options) };
+    return;
+  }
+  await lab.fail();
+  await lab[Symbol.asyncDispose]().catch((error) => trouble.push(wordsOf(error)));
+  throw new Error(`The lab's hosts are not well after it:\n${trouble.join("\n")}`);
+}
+
+async function closeKept(): Promise<void> {
+  const lab = kept?.lab;
+  kept = null;
+  await lab?.[Symbol.asyncDispose]();
 }
 
 function wordsOf(failure: unknown): string {
