@@ -19,7 +19,7 @@ import { type Peer, PeerFailedError, ProtocolError } from "../wire/peer.ts";
 import { settle } from "./settle.ts";
 import { SinkWatch } from "./sink_watch.ts";
 import { DESTINATION_TRANSITIONS, StateMachine } from "./states.ts";
-import { makeSummary, NO_STATS, toWireStats } from "./stats.ts";
+import { makeSummary, NO_STATS, toNs, toWireStats } from "./stats.ts";
 import { DEADLINE_MS, delay, PROGRESS_MS } from "./timing.ts";
 
 export interface DestinationOptions {
@@ -63,6 +63,8 @@ export class DestinationMigration {
   #startedAt = 0;
   #stoppedAt = 0;
   #downtimeMs = 0;
+  #loadedAt = 0;
+  #startMs = 0;
   #precopyMs = 0;
   #rounds = 0;
   #loaded = false;
@@ -285,6 +287,7 @@ export class DestinationMigration {
     const missing = await this.#pages.arm();
     await this.#built.restore(payload.slice(0, message.state_bytes));
     this.#loaded = true;
+    this.#loadedAt = performance.now();
     await peer.send({ type: "loaded", missing_pages: missing });
   }
 
@@ -292,9 +295,10 @@ export class DestinationMigration {
   async #run(peer: Peer): Promise<void> {
     if (this.state !== "loading") throw new ProtocolError(`Got "run" in state "${this.state}"`);
     await this.#built.run();
-    this.#downtimeMs = performance.now() - this.#stoppedAt;
+    const now = performance.now();
+    this.#startMs = now - this.#loadedAt;
+    this.#downtimeMs = now - this.#stoppedAt;
     this.#states.to("running", "the guest runs here");
-    // Before prefetch begins to compete for this host: the source measures the downtime by this message.
     await peer.send({ type: "running" }).catch(() => {});
     await this.#pages.run();
   }
@@ -368,6 +372,7 @@ export class DestinationMigration {
     const complete: Message = {
       type: "complete",
       stats: this.stats,
+      start_ns: toNs(this.#startMs),
       guest: { corrupt, verified_pages, largest_stall_ns },
     };
     for (let link: Link | null = first; link;) {

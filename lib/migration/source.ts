@@ -58,7 +58,8 @@ export class SourceMigration {
   #precopyMs = 0;
   #rounds: FinishedRound[] = [];
   #stoppedAt = 0;
-  #downtimeMs = 0;
+  /** From the stop of the guest until the destination was known to have loaded it. */
+  #handoverMs = 0;
   #stats: WireStats = NO_STATS;
   #presentPages = 0;
   /** Pages that the destination lacked at the commit point, and those served until then. */
@@ -263,12 +264,6 @@ export class SourceMigration {
     this.#states.to("serving", "the guest belongs to the destination");
     await this.#connected.send({ type: "run" });
     await this.#connected.expect("running", DEADLINE_MS.answer);
-    this.#runsThere();
-  }
-
-  /** The destination's word, or its state, says that the guest runs; the first time bounds the downtime. */
-  #runsThere(): void {
-    if (this.#downtimeMs === 0) this.#downtimeMs = performance.now() - this.#stoppedAt;
   }
 
   /** Pre-copy mode moves the last dirty pages with the guest stopped; the other modes leave them to post-copy. */
@@ -285,6 +280,7 @@ export class SourceMigration {
     await this.#refreshRegions();
     await this.#sendSet({ type: "handover", state_bytes: state.length }, state, missing.encode());
     const { message } = await this.#connected.expect("loaded", DEADLINE_MS.handover);
+    this.#handoverMs = performance.now() - this.#stoppedAt;
     this.#stats = { ...this.#stats, missing_pages: message.missing_pages };
     this.#missingAtCommit = message.missing_pages;
     this.#servedBefore = this.#served ?? 0;
@@ -391,7 +387,8 @@ export class SourceMigration {
       ramBytes: this.#machine.ram.bytes,
       pageBytes: this.#machine.shape.page_bytes,
       totalMs: this.elapsedMs,
-      downtimeMs: this.#downtimeMs,
+      // Each side by its own clock, and not until `running` is heard: a link that is lost then holds up no guest.
+      downtimeMs: this.#handoverMs + complete.start_ns / 1e6,
       precopyMs: this.#precopyMs,
       precopyRounds: this.#rounds.length,
       stats: complete.stats,
@@ -439,7 +436,6 @@ export class SourceMigration {
       await peer.send({ type: "run" });
       await peer.expect("running", DEADLINE_MS.answer);
     }
-    this.#runsThere();
     await this.#connectPager();
   }
 

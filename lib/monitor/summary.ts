@@ -57,6 +57,10 @@ export const guestReportSchema = v.object({
   clock_backsteps: v.nullable(count),
 });
 
+const DOWNTIME = "From the order to stop the guest at the source until it ran at the destination: the time until the " +
+  "source heard that it was loaded, by the source's clock, and from then until it ran, by the destination's. Longer " +
+  "than the truth by one message's way at most; a link that is lost once the guest runs does not count";
+
 export const summarySchema = v.object({
   type: v.literal("summary"),
   mode,
@@ -65,7 +69,7 @@ export const summarySchema = v.object({
   ram_bytes: count,
   page_bytes: count,
   total_ns: amount,
-  downtime_ns: amount,
+  downtime_ns: v.pipe(amount, v.description(DOWNTIME)),
   precopy_ns: amount,
   precopy_rounds: count,
   precopy_pages: count,

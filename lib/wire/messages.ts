@@ -19,7 +19,7 @@
  *      run                              ->            the commit point; sent once
  *                                       <-   running
  *                                       <-   progress, four times a second
- *                                       <-   complete {stats}
+ *                                       <-   complete {stats, start}
  *      finished {summary}               ->
  *
  * Before `loaded` either side may say `failed`, and the guest runs on at the source. Between `loaded` and `run` only
@@ -150,6 +150,8 @@ export const messageSchema = v.variant("type", [
   v.object({
     type: v.literal("complete"),
     stats: statsSchema,
+    /** From `loaded` to the guest's first step, by the destination's clock. */
+    start_ns: count,
     guest: v.object({
       corrupt: v.nullable(count),
       verified_pages: v.nullable(count),

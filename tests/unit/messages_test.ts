@@ -56,7 +56,12 @@ const EXAMPLES: { [T in Message["type"]]: Extract<Message, { type: T }> } = {
   run: { type: "run" },
   running: { type: "running" },
   progress: { type: "progress", stats: NO_STATS },
-  complete: { type: "complete", stats: NO_STATS, guest: { corrupt: 0, verified_pages: 1, largest_stall_ns: 2 } },
+  complete: {
+    type: "complete",
+    stats: NO_STATS,
+    start_ns: 3,
+    guest: { corrupt: 0, verified_pages: 1, largest_stall_ns: 2 },
+  },
   finished: { type: "finished", summary: SUMMARY },
   failed: { type: "failed", message: "words" },
 };
