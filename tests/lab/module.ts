@@ -49,9 +49,12 @@ export async function strictBuild(
   return { code, output: [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("") };
 }
 
+/** Of programs that cannot do without: a host's root is this machine's, so it has the same. */
+const LIBRARIES: Readonly<Record<string, readonly string[]>> = { stranger: ["-lrdmacm", "-libverbs"] };
+
 /**
- * The path of tests/lab/programs/NAME.c, compiled so that it needs nothing from the host that it runs in. It may include
- * <linux/gyges.h> of the module, and headers beside it.
+ * The path of tests/lab/programs/NAME.c, compiled so that it needs nothing from the host that it runs in but LIBRARIES.
+ * It may include <linux/gyges.h> of the module, and headers beside it.
  */
 export async function hostProgram(name: string): Promise<string> {
   const headers = [...await sourcesIn(PROGRAMS), ...await sourcesIn(UAPI)].filter(({ path }) => path.endsWith(".h"));
@@ -59,8 +62,8 @@ export async function hostProgram(name: string): Promise<string> {
   const key = digestOf([{ path: name, data: await Deno.readFile(source) }, ...headers]);
   const folder = await cached(`program-${name}-${key}`, async (into) => {
     await Deno.mkdir(into);
-    const flags = ["-std=gnu11", "-static", "-pthread", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-isystem", UAPI];
-    await tool("cc", [...flags, "-o", join(into, name), source]);
+    const flags = ["-std=gnu11", "-pthread", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-isystem", UAPI];
+    await tool("cc", [...flags, "-o", join(into, name), source, ...LIBRARIES[name] ?? ["-static"]]);
   });
   return join(folder, name);
 }
