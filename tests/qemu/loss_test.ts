@@ -22,7 +22,8 @@ Deno.test("SIGKILL of the destination's QEMU after the commit point: the guest i
     await process.endedWith(LOST);
     const error = await process.waitFor("error");
     assert.equal(error.guest_location, "lost");
-    assert.match(error.message, /The guest is lost: QEMU, process \d+, has ended/);
+    // The source may see the connection end before it is told why.
+    assert.match(error.message, process === migrate ? /The guest is lost: / : /: QEMU, process \d+, has ended/);
   }
   // Nothing runs at the source, and what is there can be ended.
   const beats = pair.console.beats.length;
