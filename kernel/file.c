@@ -243,7 +243,7 @@ static long ioc_state(struct file *file, void __user *arg)
 		fill_import_state(gi->import, &state);
 	if (gi->export)
 		state.flags |= GYGES_EXPORTING;
-	if (gi->tracking)
+	if (gyges_is_tracking(gi))
 		state.flags |= GYGES_TRACKING;
 	state.connections = gyges_export_connections(gi);
 	mutex_unlock(&gi->ctl);
@@ -475,7 +475,7 @@ static long ioc_prefetch(struct gyges_inode *gi, const void __user *arg)
 
 static int stop_tracking(struct gyges_inode *gi)
 {
-	if (!gi->tracking)
+	if (!gyges_is_tracking(gi))
 		return -EINVAL;
 	gyges_dirty_stop(gi);
 	return 0;

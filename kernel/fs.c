@@ -39,7 +39,7 @@ static bool is_idle(struct gyges_inode *gi)
 	lockdep_assert_held(&gi->ctl);
 	if (imp && imp->phase != GYGES_PHASE_COMPLETE && imp->phase != GYGES_PHASE_ABANDONED)
 		return false;
-	return !gi->export && !gi->tracking && !mapping_mapped(gi->vfs_inode.i_mapping);
+	return !gi->export && !gyges_is_tracking(gi) && !mapping_mapped(gi->vfs_inode.i_mapping);
 }
 
 static int set_size(struct gyges_inode *gi, loff_t size)
@@ -56,9 +56,6 @@ static int set_size(struct gyges_inode *gi, loff_t size)
 	if (!ret) {
 		/* Bitmaps are of the old size. */
 		gyges_import_free(gi);
-		gyges_dirty_stop(gi);
-		kvfree(gi->dirty);
-		gi->dirty = NULL;
 		kvfree(gi->exported);
 		gi->exported = NULL;
 		filemap_invalidate_lock(inode->i_mapping);
@@ -123,9 +120,8 @@ static struct inode *gyges_alloc_inode(struct super_block *sb)
 	gi->memcg = NULL;
 	gi->import = NULL;
 	gi->export = NULL;
-	gi->dirty = NULL;
+	RCU_INIT_POINTER(gi->dirty, NULL);
 	gi->exported = NULL;
-	gi->tracking = false;
 	gi->measures = NULL;
 	return &gi->vfs_inode;
 }
@@ -148,7 +144,6 @@ static void gyges_evict_inode(struct inode *inode)
 	clear_inode(inode);
 	if (S_ISREG(inode->i_mode))
 		charge_size(gyges_s(inode->i_sb), i_size_read(inode), 0);
-	kvfree(gi->dirty);
 	kvfree(gi->exported);
 	kvfree(gi->measures);
 	mem_cgroup_put(gi->memcg);

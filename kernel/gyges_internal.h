@@ -76,6 +76,13 @@ struct gyges_measures {
 	struct gyges_histogram read_latency;
 };
 
+/* Pages that were written to. */
+struct gyges_marks {
+	struct rcu_head rcu;
+	pgoff_t pages;
+	unsigned long bits[];
+};
+
 struct gyges_inode {
 	struct inode vfs_inode;
 	struct mutex ctl;
@@ -87,9 +94,9 @@ struct gyges_inode {
 	/* Written with invalidate_lock held exclusively, read with it shared. */
 	struct gyges_import *import;
 	struct gyges_export *export;
-	unsigned long *dirty;		/* made by the first DIRTY_START, freed with the inode */
-	unsigned long *exported;	/* pages that the export holds a reference on; like dirty */
-	bool tracking;
+	/* NULL: nobody tracks. Made and freed under ctl, read under RCU: I/O that ends marks when it likes. */
+	struct gyges_marks __rcu *dirty;
+	unsigned long *exported;	/* pages that the export holds a reference on; freed with the inode */
 	struct gyges_measures *measures; /* made by the first import, export or tracking, freed with the inode */
 };
 
@@ -152,6 +159,11 @@ void gyges_stats_fill(struct gyges_inode *gi, struct gyges_stats *stats);
 #define gyges_count(gi, counter, by) atomic64_add(by, &(gi)->measures->count.counter)
 
 /* ---- dirty.c ---- */
+static inline bool gyges_is_tracking(const struct gyges_inode *gi)
+{
+	return rcu_access_pointer(gi->dirty);
+}
+
 int gyges_dirty_start(struct gyges_inode *gi);
 void gyges_dirty_stop(struct gyges_inode *gi);
 /* Sets in @bits what was written since the last round. The pages in it. */

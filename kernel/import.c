@@ -192,7 +192,7 @@ static int begin(struct gyges_inode *gi, bool overwrite)
 
 	if (!gyges_pages(gi))
 		return -EINVAL;
-	if (gi->export || gi->tracking)
+	if (gi->export || gyges_is_tracking(gi))
 		return -EBUSY;
 	if (!overwrite && gi->vfs_inode.i_mapping->nrpages)
 		return -ENOTEMPTY;
