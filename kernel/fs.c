@@ -5,13 +5,14 @@
  * A file's size is charged to the mount when it is set, not when pages are touched: a guest that was given its RAM
  * never dies of a full mount. The pages themselves are charged to the memory cgroup of who made the file.
  */
+#include <linux/ctype.h>
 #include <linux/fs_context.h>
 #include <linux/fs_parser.h>
 #include <linux/module.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/statfs.h>
-#include <linux/parser.h>
+#include <linux/overflow.h>
 
 #include "gyges_internal.h"
 
@@ -21,10 +22,11 @@ static struct kmem_cache *gyges_inode_cache;
 
 static int charge_size(struct gyges_sb *sbi, s64 from, s64 to)
 {
+	s64 limit = sbi->max_bytes >= 0 ? sbi->max_bytes : S64_MAX;
 	int ret = 0;
 
 	spin_lock(&sbi->lock);
-	if (to > from && sbi->max_bytes >= 0 && to - from > sbi->max_bytes - sbi->used_bytes)
+	if (to > from && to - from > limit - sbi->used_bytes)
 		ret = -ENOSPC;
 	else
 		sbi->used_bytes += to - from;
@@ -250,21 +252,43 @@ static const struct fs_parameter_spec gyges_parameters[] = {
 	{}
 };
 
-/* As hugetlbfs reads it: a number with K, M, G, or a share of the host's memory with %. -EINVAL for anything else. */
-static int parse_size(struct fs_context *fc, char *text, s64 *bytes)
+/* Digits, and K, M, G, T, P or E; *@text is what follows. memparse() would let 16E be 0. False: more than 64 bits. */
+static bool read_bytes(const char **text, u64 *bytes)
 {
-	char *end;
-	u64 size = memparse(text, &end);
+	static const char units[] = "KMGTPE";
+	const char *unit;
 
-	if (end == text)
+	for (*bytes = 0; isdigit(**text); (*text)++) {
+		if (check_mul_overflow(*bytes, 10ULL, bytes) ||
+		    check_add_overflow(*bytes, (u64)(**text - '0'), bytes))
+			return false;
+	}
+	unit = **text ? strchr(units, toupper(**text)) : NULL;
+	if (!unit)
+		return true;
+	(*text)++;
+	return !check_shl_overflow(*bytes, 10 * (unit - units + 1), bytes);
+}
+
+/* As hugetlbfs reads it: a number with K, M, G, or a share of the host's memory with %. -EINVAL for anything else. */
+static int parse_size(struct fs_context *fc, const char *text, s64 *bytes)
+{
+	const char *end = text;
+	bool fits;
+	u64 size;
+
+	if (!isdigit(*text))
 		return invalf(fc, "gygesfs: size=%s is no size", text);
-	if (*end == '%') {
+	fits = read_bytes(&end, &size);
+	if (fits && *end == '%') {
 		if (size > 100)
 			return invalf(fc, "gygesfs: size=%s is more than all memory", text);
 		size = ((u64)totalram_pages() << PAGE_SHIFT) / 100 * size;
 		end++;
 	}
-	if (*end || size > MAX_LFS_FILESIZE)
+	if (!fits || size > MAX_LFS_FILESIZE)
+		return invalf(fc, "gygesfs: size=%s is more than %llu bytes", text, (u64)MAX_LFS_FILESIZE);
+	if (*end)
 		return invalf(fc, "gygesfs: size=%s is no size", text);
 	*bytes = round_down(size, PAGE_SIZE);
 	return 0;
