@@ -33,9 +33,21 @@ struct touch {
 	u64 start_ns;
 };
 
+/* Whether the group that pays for the file's pages is that of whoever touches one. */
+static bool pays(const struct touch *touch)
+{
+	return current->mm && mm_match_cgroup(current->mm, touch->gi->memcg);
+}
+
+/*
+ * A group that has no memory left kills what runs in it when it wants more itself. For a touch from elsewhere it does
+ * not: that one waits.
+ */
 static gfp_t touch_gfp(const struct touch *touch)
 {
-	return touch->nowait ? GFP_NOWAIT | __GFP_HIGHMEM | __GFP_NOWARN : GFP_HIGHUSER;
+	if (touch->nowait)
+		return GFP_NOWAIT | __GFP_HIGHMEM | __GFP_NOWARN;
+	return pays(touch) ? GFP_HIGHUSER : GFP_HIGHUSER | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 }
 
 /* Adds a page of zeros where nothing is to be pulled. 0, -EEXIST, -ENOMEM; holds invalidate_lock shared. */
@@ -111,8 +123,7 @@ static int make_page(const struct touch *touch)
 	ret = make_page_locked(touch);
 	set_active_memcg(old);
 	filemap_invalidate_unlock_shared(mapping);
-	/* Who may wait for memory tries again. */
-	return ret == -ENOMEM && touch->nowait ? -EAGAIN : ret;
+	return ret;
 }
 
 static bool is_remote_worker(void)
@@ -229,9 +240,8 @@ static vm_fault_t fault_once(struct vm_fault *vmf, const struct touch *touch, st
 		trace_gyges_fault(touch->gi->vfs_inode.i_ino, touch->index, touch->nowait, ret);
 		if (ret == -EIO)
 			return VM_FAULT_SIGBUS;
-		if (ret == -ENOMEM)
-			return VM_FAULT_OOM;
-		if (ret != -EAGAIN)
+		/* Without memory as without a link: it may come back, and whoever is killed need not wait for it. */
+		if (ret != -EAGAIN && ret != -ENOMEM)
 			return 0;
 	} else if (folio_trylock(folio)) {
 		*out = take_folio(touch, folio);

@@ -312,17 +312,19 @@ int gyges_pull_demand(struct gyges_import *imp, pgoff_t index, gfp_t gfp, u64 se
 
 int gyges_pull_run(struct gyges_import *imp, pgoff_t first, unsigned int count)
 {
+	/* Nobody is killed for want of memory that a guest may never ask for: the worker tries again. */
+	const gfp_t gfp = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 	const struct gyges_region *region = gyges_region_of(imp->table, first);
 	struct gyges_read *read;
 	int ret = 0;
 
 	if (!imp->link_up || !region)
 		return -EAGAIN;
-	read = make_read(imp, first, GFP_KERNEL);
+	read = make_read(imp, first, gfp);
 	if (!read)
 		return -ENOMEM;
 	while (!ret && read->count < count) {
-		ret = add_page(read, first + read->count, GFP_KERNEL);
+		ret = add_page(read, first + read->count, gfp);
 		if (!ret)
 			folio_set_checked(read->folio[read->count - 1]);
 	}
