@@ -62,6 +62,7 @@ static int fill_hole(const struct touch *touch)
 		return -ENOMEM;
 	/* Before anybody can find it: adding it makes that visible. */
 	__folio_mark_uptodate(folio);
+	folio_set_dirty(folio);
 	ret = filemap_add_folio(mapping, folio, touch->index, touch_gfp(touch) & ~__GFP_HIGHMEM);
 	if (!ret) {
 		gyges_export_filled(gi, touch->index);

@@ -116,6 +116,8 @@ static void arrive(struct gyges_read *read, unsigned int i)
 	    READ_ONCE(imp->phase) != GYGES_PHASE_PRECOPY)
 		gyges_count(imp->gi, prefetched_pages, 1);
 	folio_mark_uptodate(folio);
+	/* For good: a clean page that nobody maps is dropped by vm.drop_caches, and this one is here alone. */
+	folio_set_dirty(folio);
 	set_bit(index, imp->received);
 	if (!test_and_clear_bit(index, imp->missing))
 		gyges_count(imp->gi, duplicate_pages, 1);
