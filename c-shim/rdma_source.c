@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * rdma_source.c - see rdma_source.h; kernel/export.c is the same for the kernel pager.
+ * rdma_source.c - see rdma_source.h; kernel/export.c and register.c are the same for the kernel pager.
  *
  * Nothing is ever posted on a connection's queue pair, so each has queues of one entry and all share one completion
  * queue that nobody reads.

@@ -318,7 +318,7 @@ int gyges_prefetch_start(struct gyges_import *imp);
 void gyges_prefetch_stop(struct gyges_import *imp);
 void gyges_prefetch_fault(struct gyges_import *imp, pgoff_t page, u64 now_ns);
 
-/* ---- export.c ---- */
+/* ---- export.c, register.c ---- */
 int gyges_export_listen(struct gyges_inode *gi, struct gyges_endpoint *endpoint);
 /* Registers what is not yet; writes at most @capacity entries. 0 or -errno. */
 int gyges_export_regions(struct gyges_inode *gi, struct gyges_region *regions, u32 capacity, u32 *count, u32 *changed);

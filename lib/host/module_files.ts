@@ -9,6 +9,7 @@ import fault from "../../kernel/fault.c" with { type: "text" };
 import file from "../../kernel/file.c" with { type: "text" };
 import fs from "../../kernel/fs.c" with { type: "text" };
 import compat from "../../kernel/gyges_compat.h" with { type: "text" };
+import exportH from "../../kernel/gyges_export.h" with { type: "text" };
 import internal from "../../kernel/gyges_internal.h" with { type: "text" };
 import trace from "../../kernel/gyges_trace.h" with { type: "text" };
 import importC from "../../kernel/import.c" with { type: "text" };
@@ -17,6 +18,7 @@ import link from "../../kernel/link.c" with { type: "text" };
 import main from "../../kernel/main.c" with { type: "text" };
 import prefetch from "../../kernel/prefetch.c" with { type: "text" };
 import pull from "../../kernel/pull.c" with { type: "text" };
+import register from "../../kernel/register.c" with { type: "text" };
 import stats from "../../kernel/stats.c" with { type: "text" };
 
 export const UAPI_PATH = "include/uapi/linux/gyges.h";
@@ -33,6 +35,7 @@ export const MODULE_FILES: Readonly<Record<string, string>> = {
   "file.c": file,
   "fs.c": fs,
   "gyges_compat.h": compat,
+  "gyges_export.h": exportH,
   "gyges_internal.h": internal,
   "gyges_trace.h": trace,
   "import.c": importC,
@@ -41,5 +44,6 @@ export const MODULE_FILES: Readonly<Record<string, string>> = {
   "main.c": main,
   "prefetch.c": prefetch,
   "pull.c": pull,
+  "register.c": register,
   "stats.c": stats,
 };
