@@ -65,6 +65,7 @@ static int fill_hole(const struct touch *touch)
 	folio_set_dirty(folio);
 	ret = filemap_add_folio(mapping, folio, touch->index, touch_gfp(touch) & ~__GFP_HIGHMEM);
 	if (!ret) {
+		set_bit(touch->index, gi->present);
 		gyges_export_filled(gi, touch->index);
 		folio_unlock(folio);
 	}

@@ -2,7 +2,6 @@
 /* file.c - a RAM file as its users hold it: open, mmap, ioctl, poll, seek, punch. */
 #include <linux/capability.h>
 #include <linux/falloc.h>
-#include <linux/pagevec.h>
 #include <linux/poll.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -67,63 +66,18 @@ static __poll_t gyges_poll(struct file *file, poll_table *table)
 
 /* ---- holes ---- */
 
-/* A page that is on its way is not here yet. */
-static bool is_data(struct folio *folio)
-{
-	return folio_test_uptodate(folio);
-}
-
-/* First page with data at or after @page; @end: none. */
-static pgoff_t next_data(struct address_space *mapping, pgoff_t page, pgoff_t end)
-{
-	struct folio_batch batch;
-	pgoff_t found = end;
-	unsigned int i;
-
-	folio_batch_init(&batch);
-	while (found == end && page < end && filemap_get_folios(mapping, &page, end - 1, &batch)) {
-		for (i = 0; i < folio_batch_count(&batch); i++) {
-			if (is_data(batch.folios[i])) {
-				found = batch.folios[i]->index;
-				break;
-			}
-		}
-		folio_batch_release(&batch);
-		cond_resched();
-	}
-	return found;
-}
-
-static pgoff_t next_hole(struct address_space *mapping, pgoff_t page, pgoff_t end)
-{
-	for (; page < end; page++) {
-		struct folio *folio = gyges_get_folio(mapping, page);
-		bool data = folio && is_data(folio);
-
-		if (folio)
-			folio_put(folio);
-		if (!data)
-			break;
-		cond_resched();
-	}
-	return page;
-}
-
 static loff_t seek_extent(struct file *file, loff_t offset, int whence)
 {
-	struct inode *inode = file_inode(file);
+	struct gyges_inode *gi = inode_of(file);
+	struct inode *inode = &gi->vfs_inode;
 	loff_t size = i_size_read(inode);
-	pgoff_t from, found;
+	pgoff_t from = offset >> PAGE_SHIFT, end = size >> PAGE_SHIFT, found;
 	loff_t at;
 
 	if (offset < 0 || offset >= size)
 		return -ENXIO;
-	from = offset >> PAGE_SHIFT;
-	if (whence == SEEK_DATA)
-		found = next_data(inode->i_mapping, from, size >> PAGE_SHIFT);
-	else
-		found = next_hole(inode->i_mapping, from, size >> PAGE_SHIFT);
-	if (whence == SEEK_DATA && found == size >> PAGE_SHIFT)
+	found = whence == SEEK_DATA ? find_next_bit(gi->present, end, from) : find_next_zero_bit(gi->present, end, from);
+	if (whence == SEEK_DATA && found == end)
 		return -ENXIO;
 	at = max_t(loff_t, (loff_t)found << PAGE_SHIFT, offset);
 	return vfs_setpos(file, min(at, size), inode->i_sb->s_maxbytes);
@@ -135,6 +89,7 @@ static loff_t gyges_llseek(struct file *file, loff_t offset, int whence)
 
 	if (whence != SEEK_DATA && whence != SEEK_HOLE)
 		return generic_file_llseek(file, offset, whence);
+	/* Against a change of size. */
 	inode_lock(file_inode(file));
 	ret = seek_extent(file, offset, whence);
 	inode_unlock(file_inode(file));
@@ -155,6 +110,7 @@ static int punch(struct gyges_inode *gi, loff_t offset, loff_t len)
 	len = min(len, size - offset);
 	filemap_invalidate_lock(mapping);
 	truncate_pagecache_range(&gi->vfs_inode, offset, offset + len - 1);
+	bitmap_clear(gi->present, offset >> PAGE_SHIFT, len >> PAGE_SHIFT);
 	filemap_invalidate_unlock(mapping);
 	/* Its content has changed: to zeros. */
 	gyges_dirty_mark(gi, offset >> PAGE_SHIFT, len >> PAGE_SHIFT);
@@ -270,24 +226,11 @@ static long ioc_stats(struct gyges_inode *gi, void __user *arg)
 
 static s64 present(struct gyges_inode *gi, unsigned long *bits)
 {
-	struct address_space *mapping = gi->vfs_inode.i_mapping;
-	struct folio_batch batch;
-	pgoff_t next = 0;
-	unsigned int i;
-	s64 n = 0;
+	pgoff_t pages = gyges_pages(gi);
 
-	folio_batch_init(&batch);
-	while (filemap_get_folios(mapping, &next, gyges_pages(gi) - 1, &batch)) {
-		for (i = 0; i < folio_batch_count(&batch); i++) {
-			if (!is_data(batch.folios[i]))
-				continue;
-			__set_bit(batch.folios[i]->index, bits);
-			n++;
-		}
-		folio_batch_release(&batch);
-		cond_resched();
-	}
-	return n;
+	lockdep_assert_held(&gi->ctl);
+	bitmap_copy(bits, gi->present, pages);
+	return bitmap_weight(bits, pages);
 }
 
 /* What fills a bitmap for its caller. */

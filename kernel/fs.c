@@ -44,9 +44,33 @@ static bool is_idle(struct gyges_inode *gi)
 	return !gi->export && !gyges_is_tracking(gi) && !mapping_mapped(gi->vfs_inode.i_mapping);
 }
 
+/* Gives an idle file another size, and bitmaps of that size. */
+static int set_size_locked(struct gyges_inode *gi, loff_t size)
+{
+	pgoff_t pages = size >> PAGE_SHIFT, kept = min(pages, gyges_pages(gi));
+	struct inode *inode = &gi->vfs_inode;
+	unsigned long *present;
+
+	present = kvcalloc(BITS_TO_LONGS(pages), sizeof(long), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!present)
+		return -ENOMEM;
+	gyges_import_free(gi);
+	kvfree(gi->exported);
+	gi->exported = NULL;
+	filemap_invalidate_lock(inode->i_mapping);
+	truncate_setsize(inode, size);
+	if (kept)
+		bitmap_copy_clear_tail(present, gi->present, kept);
+	swap(gi->present, present);
+	filemap_invalidate_unlock(inode->i_mapping);
+	kvfree(present);
+	return 0;
+}
+
 static int set_size(struct gyges_inode *gi, loff_t size)
 {
-	struct inode *inode = &gi->vfs_inode;
+	struct gyges_sb *sbi = gyges_s(gi->vfs_inode.i_sb);
+	loff_t old = i_size_read(&gi->vfs_inode);
 	int ret;
 
 	if (!IS_ALIGNED(size, PAGE_SIZE))
@@ -54,15 +78,11 @@ static int set_size(struct gyges_inode *gi, loff_t size)
 	mutex_lock(&gi->ctl);
 	ret = is_idle(gi) ? 0 : -EBUSY;
 	if (!ret)
-		ret = charge_size(gyges_s(inode->i_sb), i_size_read(inode), size);
+		ret = charge_size(sbi, old, size);
 	if (!ret) {
-		/* Bitmaps are of the old size. */
-		gyges_import_free(gi);
-		kvfree(gi->exported);
-		gi->exported = NULL;
-		filemap_invalidate_lock(inode->i_mapping);
-		truncate_setsize(inode, size);
-		filemap_invalidate_unlock(inode->i_mapping);
+		ret = set_size_locked(gi, size);
+		if (ret)
+			charge_size(sbi, size, old);
 	}
 	mutex_unlock(&gi->ctl);
 	return ret;
@@ -123,6 +143,7 @@ static struct inode *gyges_alloc_inode(struct super_block *sb)
 	gi->import = NULL;
 	gi->export = NULL;
 	RCU_INIT_POINTER(gi->dirty, NULL);
+	gi->present = NULL;
 	gi->exported = NULL;
 	gi->measures = NULL;
 	return &gi->vfs_inode;
@@ -146,6 +167,7 @@ static void gyges_evict_inode(struct inode *inode)
 	clear_inode(inode);
 	if (S_ISREG(inode->i_mode))
 		charge_size(gyges_s(inode->i_sb), i_size_read(inode), 0);
+	kvfree(gi->present);
 	kvfree(gi->exported);
 	kvfree(gi->measures);
 	mem_cgroup_put(gi->memcg);

@@ -96,6 +96,11 @@ struct gyges_inode {
 	struct gyges_export *export;
 	/* NULL: nobody tracks. Made and freed under ctl, read under RCU: I/O that ends marks when it likes. */
 	struct gyges_marks __rcu *dirty;
+	/*
+	 * Pages whose content is here: in the cache and uptodate, told without looking at each. Of the file's size; set
+	 * before the folio is unlocked, cleared under exclusive invalidate_lock when it leaves.
+	 */
+	unsigned long *present;
 	unsigned long *exported;	/* pages that the export holds a reference on; freed with the inode */
 	struct gyges_measures *measures; /* made by the first import, export or tracking, freed with the inode */
 };

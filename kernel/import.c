@@ -246,6 +246,7 @@ static void drop_all_pages(struct gyges_inode *gi)
 	filemap_invalidate_lock(mapping);
 	unmap_mapping_pages(mapping, 0, 0, true);
 	truncate_inode_pages(mapping, 0);
+	bitmap_zero(gi->present, gyges_pages(gi));
 	filemap_invalidate_unlock(mapping);
 }
 
@@ -337,6 +338,7 @@ static s64 drop_pages_locked(struct gyges_import *imp, const unsigned long *keep
 				continue;
 			folio_lock(folio);
 			if (folio->mapping == mapping) {
+				clear_bit(folio->index, imp->gi->present);
 				gyges_remove_folio(mapping, folio);
 				dropped++;
 			}
@@ -372,6 +374,7 @@ static s64 drop_set_locked(struct gyges_import *imp, const unsigned long *set)
 			continue;
 		folio_lock(folio);
 		if (folio->mapping == mapping) {
+			clear_bit(page, imp->gi->present);
 			gyges_remove_folio(mapping, folio);
 			dropped++;
 		}

@@ -118,6 +118,7 @@ static void arrive(struct gyges_read *read, unsigned int i)
 	folio_mark_uptodate(folio);
 	/* For good: a clean page that nobody maps is dropped by vm.drop_caches, and this one is here alone. */
 	folio_set_dirty(folio);
+	set_bit(index, imp->gi->present);
 	set_bit(index, imp->received);
 	if (!test_and_clear_bit(index, imp->missing))
 		gyges_count(imp->gi, duplicate_pages, 1);
