@@ -218,7 +218,7 @@ static struct run next_run(struct gyges_import *imp)
 }
 
 /* What one step of the worker came to. */
-enum step { STEP_DONE, STEP_BLOCKED, STEP_PACED, STEP_NOTHING };
+enum step { STEP_DONE, STEP_BLOCKED, STEP_PACED, STEP_FAILED, STEP_NOTHING };
 
 /* Asks for one run. Holds invalidate_lock shared. */
 static enum step step_locked(struct gyges_import *imp)
@@ -238,7 +238,7 @@ static enum step step_locked(struct gyges_import *imp)
 	/* Not asked for after all, for lack of memory or of a link: from here again, later. */
 	imp->sweep = min(imp->sweep, run.first);
 	imp->cursor = min(imp->cursor, run.first);
-	return STEP_PACED;
+	return STEP_FAILED;
 }
 
 /* Ends what is over: a round, or the import. */
@@ -300,6 +300,10 @@ static void rest(struct gyges_import *imp, enum step step)
 		break;
 	case STEP_PACED:
 		schedule_timeout_idle(clamp(pace(imp), 1L, HZ / 10L));
+		break;
+	case STEP_FAILED:
+		/* Looking for memory where there is none takes time from those who could give some back. */
+		schedule_timeout_idle(HZ / 10);
 		break;
 	case STEP_NOTHING:
 		/* All is asked for, or the guest fetches for itself: a look now and then. */
