@@ -268,7 +268,7 @@ static long ioc_bitmap(struct gyges_inode *gi, struct gyges_bitmap __user *arg, 
 		n = copy_to_user(u64_to_user_ptr(bitmap.words_ptr), bits, bitmap.words * sizeof(u64)) ||
 		    copy_to_user(arg, &bitmap, sizeof(bitmap)) ? -EFAULT : 0;
 	/* A round that its caller never saw must not be the last that knows of these pages. */
-	if (n < 0 && fill == gyges_dirty_round)
+	if (n < 0 && fill == gyges_dirty_round && !(gyges_inject & GYGES_INJECT_KEEP_ROUND))
 		give_back(gi, bits, bitmap.words);
 	kvfree(bits);
 	return n;

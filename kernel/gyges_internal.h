@@ -336,6 +336,7 @@ u32 gyges_export_connections(struct gyges_inode *gi);
 #define GYGES_INJECT_FORGET_PINNED	1u	/* rounds do not keep pages dirty that somebody holds */
 #define GYGES_INJECT_SKIP_MKCLEAN	2u	/* rounds do not write-protect */
 #define GYGES_INJECT_ZERO_MISSING	4u	/* the next missing page that is touched becomes zeros */
+#define GYGES_INJECT_KEEP_ROUND		8u	/* a round that its caller did not get is not given back */
 extern unsigned int gyges_inject;
 
 #endif

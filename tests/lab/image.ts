@@ -15,6 +15,7 @@ const MODULES = [
   ...["virtio_pci", "virtio_net", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "overlay"],
   ...["crc32_generic", "ib_core", "ib_uverbs", "rdma_cm", "rdma_ucm", "rdma_rxe"],
   ...["kvm", "kvm_amd"],
+  "null_blk",
 ];
 
 /** How Debian compresses kernels: the first bytes, and what undoes it. */
