@@ -52,6 +52,8 @@ export class Resident {
   #destination: DestinationMigration | null = null;
   #cancelWaiting: ((error: GygesError) => void) | null = null;
   #over = false;
+  /** It ends because it was asked to, not by itself. */
+  #stopping = false;
   /** The guest's memory may go at any time: nobody may ask for it any more. */
   #gone = false;
   #turn: Promise<unknown> = Promise.resolve();
@@ -158,7 +160,12 @@ export class Resident {
           : `Cannot stop "${this.#name}" while it moves: use gyges cancel ${this.#name} first`,
       );
     }
-    await machine.shutDown();
+    this.#stopping = true;
+    try {
+      await machine.shutDown();
+    } finally {
+      this.#stopping = false;
+    }
     this.#over = true;
     const event = this.#guestEvent(await machine.checkRam());
     this.#onEvent(event);
@@ -314,6 +321,7 @@ export class Resident {
         const page = machine.report().first_corrupt_page;
         this.#onEvent({ type: "note", level: "warning", detail: `The guest found page ${page} damaged` });
       }
+      if (this.#stopping) continue;
       if (event?.type === "ended") return this.#guestEnded(event.text);
       // Its pages are served from files that this process has open too.
       if (event?.type !== "failed" || this.#source?.committed) continue;
