@@ -94,11 +94,16 @@ static int fill_wrongly(const struct touch *touch, struct gyges_import *imp)
 	return 0;
 }
 
-/* What there is no page for: pulls it, or fills the hole. Errors as gyges_pull_demand(), and -EIO: abandoned. */
+/*
+ * What there is no page for: pulls it, or fills the hole. Errors as gyges_pull_demand(), and -EIO: abandoned, -ENXIO: the
+ * file has become shorter, which a mapping that is made meanwhile does not prevent.
+ */
 static int make_page_locked(const struct touch *touch)
 {
 	struct gyges_import *imp = touch->gi->import;
 
+	if (touch->index >= gyges_pages(touch->gi))
+		return -ENXIO;
 	if (!is_missing(imp, touch->index))
 		return fill_hole(touch);
 	if (unlikely(gyges_inject & GYGES_INJECT_ZERO_MISSING))
