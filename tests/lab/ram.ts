@@ -36,10 +36,10 @@ export class RamFile {
     return file;
   }
 
-  /** The same file in another process, named `holder`. */
-  async another(holder: string): Promise<RamFile> {
+  /** The same file in another process, named `holder`; a clone's writes are its own. */
+  async another(holder: string, { clone = false } = {}): Promise<RamFile> {
     const other = new RamFile(this.host, this.name, this.#tool, holder);
-    await this.host.ask(`${this.#tool} ${other.#socket} hold ${this.path}`);
+    await this.host.ask(`${this.#tool} ${other.#socket} ${clone ? "clone" : "hold"} ${this.path}`);
     return other;
   }
 
@@ -82,7 +82,7 @@ export class RamFile {
 
   /** Its holder's command line, as a pattern that does not match a shell that looks for it. */
   get #holder(): string {
-    return `${this.#socket} [h]old`;
+    return `${this.#socket} ([h]old|[c]lone)`;
   }
 
   async #gone(): Promise<void> {

@@ -3,6 +3,7 @@
  * ram.c - holds one RAM file of gygesfs and does with it what it is told.
  *
  *     ram SOCKET hold PATH [PAGES]   opens PATH, or makes it with PAGES; maps it shared; serves SOCKET until `quit`
+ *     ram SOCKET clone PATH          the same with a private mapping
  *     ram SOCKET COMMAND [ARG...]    one order to the holder; prints its answer, exit code 0, or 1 with `error: NAME`
  *
  * Sets of pages are written as "0-99,200,300-311", "all" or "none"; tables of regions as hexadecimal digits. A page's
@@ -599,7 +600,7 @@ static void *serve_one(void *opaque)
 	return NULL;
 }
 
-static int hold(const struct sockaddr_un *address, const char *path, uint64_t make_pages)
+static int hold(const struct sockaddr_un *address, const char *path, uint64_t make_pages, int sharing)
 {
 	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	struct stat st;
@@ -611,7 +612,7 @@ static int hold(const struct sockaddr_un *address, const char *path, uint64_t ma
 	}
 	pages = (uint64_t)st.st_size / PAGE;
 	if (pages) {
-		ram = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		ram = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, sharing, fd, 0);
 		if (ram == MAP_FAILED) {
 			perror("mmap");
 			return 1;
@@ -667,6 +668,8 @@ int main(int argc, char **argv)
 		return 2;
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", argv[1]);
 	if (!strcmp(argv[2], "hold") && argc > 3)
-		return hold(&address, argv[3], argc > 4 ? strtoull(argv[4], NULL, 0) : 0);
+		return hold(&address, argv[3], argc > 4 ? strtoull(argv[4], NULL, 0) : 0, MAP_SHARED);
+	if (!strcmp(argv[2], "clone") && argc > 3)
+		return hold(&address, argv[3], 0, MAP_PRIVATE);
 	return ask(&address, argv + 2, argc - 2);
 }
