@@ -7,14 +7,14 @@ import { moveByGyges } from "./gyges.ts";
 import { moveNatively } from "./native.ts";
 import type { Load, Outcome } from "./stage.ts";
 
-interface Way {
+export interface Way {
   name: string;
   move: (load: Load) => Promise<Outcome>;
 }
 
 const PRECOPY_MS = 1_500;
 
-const WAYS: readonly Way[] = [
+export const WAYS: readonly Way[] = [
   native("QEMU preempt, unix", "unix", true, 0),
   native("QEMU preempt, TCP", "tcp", true, 0),
   native("QEMU, unix", "unix", false, 0),
