@@ -41,7 +41,12 @@ async function proveRdma(lab: Lab): Promise<void> {
 
 async function proveDoctor(host: LabHost): Promise<void> {
   const said = await host.ask("gyges doctor", { timeoutMs: 120_000 });
-  for (const check of ["kvm", "userfaultfd", "tls"]) assert.match(said, new RegExp(`^ok +${check}:`, "m"));
+  for (const check of ["kvm", "kvm-extras", "userfaultfd", "tls", "locked-memory", "rdma-libraries"]) {
+    assert.match(said, new RegExp(`^ok +${check}:`, "m"));
+  }
+  assert.match(said, /^ok +rdma-device: rxe0 ACTIVE$/m);
+  assert.match(said, /^ok +rdma-mtu: rxe0 is on eth0, MTU 9000$/m);
+  assert.match(said, /^warn +module: not loaded\n.*\n +mend it: as root run: gyges module load$/m);
 }
 
 for (const kernel of KERNELS) {

@@ -61,6 +61,7 @@ labTest("gyges module refuses what cannot be, and does nothing twice", { kernel:
 
   const host = await load(lab, "6.12");
   assert.match(await host.ask(LOAD), /^gyges \S+ is loaded\ngygesfs is mounted at \/run\/gyges\/ram\n$/);
+  assert.match(await host.ask("gyges doctor"), /^ok +module: gyges \S+ of source [0-9a-f]{16}, gygesfs at/m);
   const user = host.start("exec sleep 600 3>/run/gyges/ram/held");
   await host.ask("until test -e /run/gyges/ram/held; do sleep 0.1; done");
   assert.match(await refusal(host, "gyges module unload"), /it is used by process \d+ \(sleep\): end these first/);
