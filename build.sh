@@ -26,8 +26,8 @@ usage() {
 	cat <<-'END'
 		usage: ./build.sh COMMAND
 		  build         make dist/gyges; installs what is missing
-		  demo [ARG...] build, then dist/gyges demo ARG...
-		  test [PART...] build, then every test, or the parts named: unit shim cli kvm qemu lab
+		  demo [ARG...] build, then dist/gyges demo ARG...; in an emulated host where there is no /dev/kvm
+		  test [PART...] build, then every test, or the parts named: unit shim cli kvm emulated qemu lab
 		  deno ARG...   the pinned Deno, for developers: ./build.sh deno task ok
 		  clean         remove what was built (.cache, with the downloads, stays)
 	END
@@ -147,6 +147,31 @@ build() (
 	compile
 )
 
+# What `gyges demo` is given under emulation unless the operator says otherwise: all is slower there, so the link and,
+# with it, the guest are too, and the modes compare as they do with the defaults.
+EMULATED_DEFAULTS=("--ram 32MiB" "--bandwidth 50Mbit")
+
+demo() {
+	if [[ -e /dev/kvm ]]; then
+		exec dist/gyges demo "$@"
+	fi
+	say "This machine has no /dev/kvm: the demo runs in an emulated host, some 50 times slower"
+	(take_lock && install_packages "${LAB_PACKAGES[@]}")
+	local args=("$@") fetch=() default i
+	for default in "${EMULATED_DEFAULTS[@]}"; do
+		# shellcheck disable=SC2206 # an option and its value
+		[[ " $* " == *" ${default% *}"[=\ ]* ]] || args=($default "${args[@]}")
+	done
+	# A report is written in the host.
+	for ((i = 1; i <= $#; i++)); do
+		case ${!i} in
+		--report=*) fetch=(--fetch "${!i#*=}") ;;
+		--report) ((i < $#)) && i=$((i + 1)) && fetch=(--fetch "${!i}") ;;
+		esac
+	done
+	exec "$DENO" run --quiet -A tests/lab/inside.ts "${fetch[@]}" -- dist/gyges demo "${args[@]}"
+}
+
 main() {
 	local command=${1:-help}
 	shift || true
@@ -154,11 +179,11 @@ main() {
 	build) build ;;
 	demo)
 		build
-		exec dist/gyges demo "$@"
+		demo "$@"
 		;;
 	test)
 		build
-		(($#)) && [[ " $* " != *" lab "* && " $* " != *" qemu "* ]] || (take_lock && install_packages "${LAB_PACKAGES[@]}")
+		(($#)) && [[ " $* " != *" lab "* && " $* " != *" qemu "* && " $* " != *" emulated "* ]] || (take_lock && install_packages "${LAB_PACKAGES[@]}")
 		exec "$DENO" run --quiet -A tests/run.ts "$@"
 		;;
 	deno)

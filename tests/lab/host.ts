@@ -84,9 +84,9 @@ export class LabHost {
     const at = (name: string) => `${options.folder}/${name}${options.number}`;
     using agent = await listenAt(at("agent"));
     using monitor = await listenAt(at("qmp"));
-    // QEMU dies with us, however we die.
+    // QEMU dies with us, however we die, and not of a Ctrl-C that is meant for us.
     const qemu = new Deno.Command("setpriv", {
-      args: ["--pdeathsig", "KILL", "qemu-system-x86_64", ...qemuArguments(options, at("agent"), at("qmp"))],
+      args: ["--pdeathsig", "KILL", "setsid", "qemu-system-x86_64", ...qemuArguments(options, at("agent"), at("qmp"))],
       stdin: "null",
       stdout: "null",
       stderr: "piped",

@@ -34,6 +34,9 @@ for directory in dev/shm tmp run root var/tmp; do
 done
 mkdir -p /machine/run/lab/bin /machine/run/lab/share
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro share /machine/run/lab/share
+# All of the build machine's files, without what was just mounted over some, for tests/lab/inside.ts.
+mkdir -p /machine/run/lab/machine
+mount -o bind /machine /machine/run/lab/machine
 # What gyges would unpack for itself is there already; what it adds to that is in memory.
 mkdir -p /machine/root/.cache /machine/run/lab/added /machine/run/lab/work
 mount -t overlay -o lowerdir=/machine/run/lab/share/cache,upperdir=/machine/run/lab/added,workdir=/machine/run/lab/work \

@@ -11,6 +11,8 @@
  */
 import { isAbsolute, join } from "node:path";
 import { parseArgs } from "node:util";
+import { fileURLToPath } from "node:url";
+import { tool } from "./cache.ts";
 import { Lab, type LabHost } from "./lab.ts";
 
 /** Of the host; what is used of it, the machine must have. */
@@ -18,7 +20,7 @@ const MEMORY = "6G";
 const TIMED_OUT = 124;
 
 /** Variables that PROGRAM has as they are here. */
-const KEPT = /^(?:HOME|PATH|LANG|TERM|NO_COLOR|COLUMNS|DENO_\w+|GYGES_\w+)$/;
+const KEPT = /^(?:HOME|PATH|LANG|TERM|NO_COLOR|COLUMNS|XDG_CACHE_HOME|DENO_\w+|GYGES_\w+)$/;
 
 const { values, positionals } = parseArgs({
   args: Deno.args,
@@ -29,8 +31,10 @@ const { values, positionals } = parseArgs({
   },
 });
 
+const GYGES = fileURLToPath(new URL("../../dist/gyges", import.meta.url));
 /** Where the machine's files are in the host, to be changed at will. */
-const ROOT = "/run/lab/over/root";
+const OVER = "/run/lab/over";
+const ROOT = `${OVER}/root`;
 
 /** Paths that hold what only lives in the running machine, not in the host. */
 function passingFolders(): string[] {
@@ -39,10 +43,10 @@ function passingFolders(): string[] {
 
 async function layRoot(host: LabHost): Promise<void> {
   await host.ask(`set -e
-    mkdir -p /run/lab/over && mount -t tmpfs -o size=80% tmp /run/lab/over && cd /run/lab/over && mkdir up work root
-    mount -t overlay -o lowerdir=/run/lab/machine,upperdir=up,workdir=work overlay root
-    mount -t proc proc root/proc && mount -t sysfs sys root/sys && mount -o rbind /dev root/dev
-    for folder in ${passingFolders().join(" ")}; do mount -t tmpfs -o mode=1777 tmp root$folder; done`);
+    mkdir -p ${OVER} && mount -t tmpfs -o size=80% tmp ${OVER} && mkdir ${OVER}/up ${OVER}/work ${ROOT}
+    mount -t overlay -o lowerdir=/run/lab/machine,upperdir=${OVER}/up,workdir=${OVER}/work overlay ${ROOT}
+    mount -t proc proc ${ROOT}/proc && mount -t sysfs sys ${ROOT}/sys && mount -o rbind /dev ${ROOT}/dev
+    for folder in ${passingFolders().join(" ")}; do mount -t tmpfs -o mode=1777 tmp ${ROOT}$folder; done`);
 }
 
 function commandLine(program: readonly string[]): string {
@@ -85,6 +89,8 @@ async function fetchFiles(host: LabHost): Promise<void> {
 }
 
 async function main(): Promise<number> {
+  // Unpacks itself here, not under emulation.
+  await tool(GYGES, ["--version"]);
   await using lab = await Lab.boot({ kernel: "6.12", hosts: 1, memory: MEMORY });
   const host = lab.host(1);
   await layRoot(host);
