@@ -3,8 +3,9 @@ import { Channel, Listener } from "../../ffi/channel.ts";
 import { type Message, PROTOCOL_VERSION } from "../../lib/wire/messages.ts";
 import { Peer } from "../../lib/wire/peer.ts";
 import { formatTicket, newKey, parseTicket } from "../../lib/wire/ticket.ts";
+import { patience } from "./patience.ts";
 
-const DEADLINE_MS = 5_000;
+const DEADLINE_MS = patience(5_000);
 
 /** Connects to the destination behind `ticket` and proves to hold its key. */
 export async function connectTo(ticket: string): Promise<Peer> {

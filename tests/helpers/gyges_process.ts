@@ -2,9 +2,10 @@
 import { byteReader, readLines } from "../../lib/control/lines.ts";
 import type { GygesEvent, StateEvent } from "../../lib/events.ts";
 import { parseEvent } from "../../lib/monitor/summary.ts";
+import { patience } from "./patience.ts";
 
 /** A wait that takes longer has failed, on however busy a machine. */
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = patience(30_000);
 /** Events shown when a wait fails. */
 const SHOWN_EVENTS = 12;
 

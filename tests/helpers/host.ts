@@ -6,10 +6,11 @@ import type { GuestReport, Sample } from "../../lib/events.ts";
 import { guestSchema, sampleSchema } from "../../lib/monitor/summary.ts";
 import { builtFiles } from "./binary.ts";
 import { type Ended, GygesProcess, type StartOptions } from "./gyges_process.ts";
+import { patience } from "./patience.ts";
 
 const SHARED_MEMORY = "/dev/shm";
 const POLL_MS = 20;
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = patience(30_000);
 
 export class Host implements AsyncDisposable {
   readonly runtimeDir: string;

@@ -1,12 +1,16 @@
 /** Tests that need KVM and userfaultfd: run where there are both, skipped with the reason elsewhere. */
 import { hostFacts } from "../../ffi/host.ts";
+import { runsEmulated } from "./emulated.ts";
 import { Host } from "./host.ts";
 
 /** Where tests/run.ts wants reasons for skips; a quiet `deno test` shows nothing that tests print. */
 const SKIPS = "GYGES_TEST_SKIPS";
+/** -ENOENT */
+const NO_DEVICE = -2;
 
 function whatIsMissing(): string | null {
   const { kvmError, uffdError } = hostFacts();
+  if (kvmError === NO_DEVICE) return "needs /dev/kvm natively, too slow in an emulated host";
   if (kvmError !== 0) return `/dev/kvm cannot be used (errno ${-kvmError})`;
   if (uffdError !== 0) return `userfaultfd cannot be used (errno ${-uffdError})`;
   return null;
@@ -16,6 +20,8 @@ const missing = whatIsMissing();
 
 /** A test that starts a guest. */
 export function needsKvm(name: string, fn: () => Promise<void>): void {
+  // The part "emulated" has it.
+  if (missing && runsEmulated(name)) return;
   if (missing) {
     const report = Deno.env.get(SKIPS);
     const line = `skip: ${name}: ${missing}\n`;

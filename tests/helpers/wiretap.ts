@@ -5,6 +5,7 @@
  * hostile end with the key could send.
  */
 import { formatTicket, parseTicket } from "../../lib/wire/ticket.ts";
+import { patience } from "./patience.ts";
 
 /** Preamble and proof, which pass as they are; neither end sends its proof before it has the other's preamble. */
 const SECURE_BYTES = [40, 32];
@@ -12,7 +13,7 @@ const HEAD_BYTES = 8;
 const REPLY_BYTES = 32;
 const REQUEST_BYTES = 32;
 const REPLY_BODY_AT = 24;
-const PATIENCE_MS = 15_000;
+const PATIENCE_MS = patience(15_000);
 
 type Side = "source" | "destination";
 type Role = "control" | "demand" | "prefetch";
