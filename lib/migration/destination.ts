@@ -203,7 +203,8 @@ export class DestinationMigration {
         return await this.#untilRun(peer);
       } catch (error) {
         if (!this.inDoubt || error instanceof PeerFailedError) throw error;
-        peer = await this.#untilBack(peer, error);
+        await this.#letGo(peer);
+        peer = await this.#untilBack(error);
       }
     }
   }
@@ -334,7 +335,10 @@ export class DestinationMigration {
         await this.#untilWhole(link);
         break;
       } catch (error) {
-        link = listen(await this.#pause(link.peer, error));
+        const back = await this.#pause(link.peer, error);
+        // The goodbye waits for a source that is away.
+        if (!back) break;
+        link = listen(back);
       }
     }
     await this.#pages.disarm();
@@ -387,19 +391,25 @@ export class DestinationMigration {
     return this.ownSummary();
   }
 
-  /** The guest waits intact, on the pages that are missing, until the source is back. */
-  async #pause(lost: Peer, error: unknown): Promise<Peer> {
+  /** The guest waits intact, on the pages that are missing, until the source is back. Null: none is missing. */
+  async #pause(lost: Peer, error: unknown): Promise<Peer | null> {
     this.#states.to("paused", `the link to the source is lost: ${messageOf(error)}`);
-    const peer = await this.#untilBack(lost, error);
-    this.#states.to("running", "the link is back");
+    await this.#letGo(lost);
+    // A kernel pager drops its link with the last page, and a source that hears of that first takes it for a loss.
+    const peer = this.#events.seen.complete ? null : await this.#untilBack(error);
+    if (peer) this.#states.to("running", "the link is back");
     return peer;
   }
 
-  /** Drops what is left of the link and waits, without end, for the source to come back. */
-  async #untilBack(lost: Peer, error: unknown): Promise<Peer> {
+  /** Drops what is left of a link. No page comes after this; that the last one had come is seen. */
+  async #letGo(lost: Peer): Promise<void> {
     lost[Symbol.dispose]();
     await this.#pages.dropLink();
     await this.#events.forgetLosses();
+  }
+
+  /** Waits, without end, for the source to come back. */
+  async #untilBack(error: unknown): Promise<Peer> {
     let reported = false;
     for (;;) {
       const back = await this.#nextPeer(reported ? 0 : DEADLINE_MS.reconnect);
