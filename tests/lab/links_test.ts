@@ -138,7 +138,7 @@ labTest("a source host that dies leaves guests that wait and can be ended", { ke
   const moves: { there: Destination; migrate: GygesProcess }[] = [];
   // One after the other: an emulated processor that does all at once misses deadlines.
   for (const [i, way] of WAYS.entries()) {
-    const [guest, there] = await ready(lab, way, { guest: `vm${i}`, there: `there${i}` }, "16M", soon);
+    const [guest, there] = await ready(lab, way, { guest: `vm${i}`, there: `there${i}` }, "64M", soon);
     const migrate = move(one, guest, there, ["--mode", "full", "--bandwidth", "1Mbit", ...way.move]);
     await inPostcopy(migrate, there);
     moves.push({ there, migrate });
