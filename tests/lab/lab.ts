@@ -139,8 +139,11 @@ export class Lab implements AsyncDisposable {
     const trouble = await this.#unload();
     for (const host of this.hosts) trouble.push(...await host.trouble());
     if (trouble.length > 0) return trouble;
-    await this.heal();
-    if (this.hosts.length > 1) await this.meet();
+    // A lab of one host has no link.
+    if (this.hosts.length > 1) {
+      await this.heal();
+      await this.meet();
+    }
     for (const host of this.hosts) {
       host.said.length = 0;
       await host.ask("rm -rf /run/gyges");
