@@ -1,10 +1,13 @@
 /** What nobody should do to the kernel pager, and what it comes to; and two clones of one guest. */
 import assert from "node:assert/strict";
+import { setTimeout as pause } from "node:timers/promises";
+import type { LabHost } from "./host.ts";
 import { type Lab, labTest } from "./lab.ts";
 import { arm, join, PHASE, proveComplete, RamFile, STAMP } from "./ram.ts";
 
 const PAGES = 1024;
 const MODULE = { rdma: true, gyges: true } as const;
+const GROUP = "/sys/fs/cgroup/small";
 
 /** struct gyges_region of the uapi header. */
 interface Region {
@@ -150,9 +153,70 @@ async function sharesClones(lab: Lab): Promise<void> {
   await Promise.all([source.remove(), destination.remove()]);
 }
 
+function limit(host: LabHost, bytes: string): Promise<string> {
+  return host.ask(`echo ${bytes} >${GROUP}/memory.max`);
+}
+
+async function killed(host: LabHost): Promise<number> {
+  return Number(await host.ask(`sed -n 's/^oom_kill //p' ${GROUP}/memory.events`));
+}
+
+/** Prefetch that finds no memory waits for it and kills nobody; pages that it brought are not dropped. */
+async function waitsForMemory(lab: Lab): Promise<void> {
+  const [pages, host] = [4096, lab.host(2)];
+  const { source, destination } = await join(lab, { pages, name: "short", group: GROUP });
+  // What answers must not want memory of the group that has none.
+  const watcher = await destination.another("watcher");
+  await limit(host, "8M");
+  await arm(watcher, "all");
+  await watcher.do("run");
+  let missing = pages, before;
+  do {
+    before = missing;
+    await pause(1_000);
+    missing = (await watcher.figures("state")).missing ?? 0;
+  } while (missing !== before);
+  assert.ok(missing > pages / 4 && missing < pages, `${missing} pages are missing`);
+  assert.equal(await killed(host), 0);
+  await limit(host, "max");
+  await proveComplete(watcher, pages);
+  await host.ask("echo 3 >/proc/sys/vm/drop_caches");
+  await proveRight(watcher, pages);
+  await watcher.close();
+  await Promise.all([source.remove(), destination.remove()]);
+}
+
+/** A guest that touches more than its group may have is killed like any other process; what is left goes with its file. */
+async function diesOfMemory(lab: Lab): Promise<void> {
+  const [pages, host] = [4096, lab.host(2)];
+  await limit(host, "8M");
+  const { source, destination } = await join(lab, { pages, name: "dying", group: GROUP });
+  await destination.do("prefetch off 0 0 0");
+  await arm(destination, "all");
+  await destination.do("run");
+  assert.notEqual((await destination.try(`check all ${STAMP}`)).stdout.includes("right"), true);
+  assert.equal(await killed(host), 1);
+  await Promise.all([source.remove(), destination.remove()]);
+  const left = Number(await host.ask(`sed -n 's/^file //p' ${GROUP}/memory.stat`));
+  assert.ok(left < 1 << 20, `${left} bytes are still charged`);
+}
+
+async function staysWhileMounted(host: LabHost): Promise<void> {
+  const { code, stdout, stderr } = await host.run("rmmod gyges");
+  assert.notEqual(code, 0);
+  assert.match(stdout + stderr, /in use|busy|temporarily unavailable/i);
+  await host.ask("grep -q '^gyges .* Live ' /proc/modules && test -d /run/gyges/ram");
+}
+
 labTest("what nobody should do to the kernel pager does no harm", { kernel: "6.12", ...MODULE }, async (lab) => {
   await refusesTables(lab);
   await refusesPartners(lab);
   await survivesWrongKey(lab);
   await sharesClones(lab);
+  await lab.host(2).ask(
+    `mount -t cgroup2 none /sys/fs/cgroup && echo +memory >/sys/fs/cgroup/cgroup.subtree_control && mkdir ${GROUP}`,
+  );
+  await waitsForMemory(lab);
+  await diesOfMemory(lab);
+  await staysWhileMounted(lab.host(1));
 });

@@ -29,10 +29,11 @@ export class RamFile {
     return `${FOLDER}/${this.name}`;
   }
 
-  /** Makes a file of `pages` and holds it mapped. */
-  static async make(lab: Lab, host: LabHost, name: string, pages: number): Promise<RamFile> {
+  /** Makes a file of `pages` and holds it mapped, in the memory cgroup at the path `group` if there is one. */
+  static async make(lab: Lab, host: LabHost, name: string, pages: number, group?: string): Promise<RamFile> {
     const file = new RamFile(host, name, await lab.program("ram"), name);
-    await host.ask(`${file.#tool} ${file.#socket} hold ${file.path} ${pages}`);
+    const enter = group === undefined ? "" : `echo 0 >${group}/cgroup.procs && `;
+    await host.ask(`${enter}${file.#tool} ${file.#socket} hold ${file.path} ${pages}`);
     return file;
   }
 
@@ -108,6 +109,8 @@ export interface JoinOptions {
   filled?: string;
   /** @default "ram" */
   name?: string;
+  /** Path of the destination's memory cgroup. @default the harness's */
+  group?: string;
 }
 
 export const STAMP = 7;
@@ -117,7 +120,7 @@ export async function join(lab: Lab, options: JoinOptions): Promise<Joined> {
   const { pages, filled = "all", name = "ram" } = options;
   const token = "0123456789abcdef0123456789abcdef";
   const source = await RamFile.make(lab, lab.host(1), `${name}-source`, pages);
-  const destination = await RamFile.make(lab, lab.host(2), `${name}-destination`, pages);
+  const destination = await RamFile.make(lab, lab.host(2), `${name}-destination`, pages, options.group);
   await source.do(`fill ${filled} ${STAMP}`);
   const port = await source.do(`export ${source.host.address} ${token}`);
   await destination.do(`import ${source.host.address} ${port} ${token} 5000`);
