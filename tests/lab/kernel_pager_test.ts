@@ -41,4 +41,30 @@ for (const kernel of KERNELS) {
     await source.remove();
     await destination.remove();
   });
+
+  labTest(
+    "who gave the orders at either end may die, and all pages come",
+    { kernel, rdma: true, gyges: true },
+    async (lab) => {
+      const { source, destination } = await join(lab, { pages: PAGES });
+      const [guest, vm] = [await source.another("guest"), await destination.another("vm")];
+      await destination.do(`prefetch on 1 0 ${1 << 20}`);
+      await arm(destination, "all");
+      await destination.do("run");
+      await destination.kill();
+      await source.kill();
+      assert.ok(((await vm.figures("state")).missing ?? 0) > 0, "nothing was left to come");
+      await proveComplete(vm, PAGES);
+      const whole = { right: PAGES, zero: 0, wrong: 0, first_bad: -1 };
+      assert.deepEqual(await vm.figures(`check all ${STAMP}`), whole);
+      // The export is the file's, and ends when nobody has it any more.
+      assert.equal((await guest.figures("state")).exporting, 1);
+      await guest.close();
+      const again = await guest.another("again");
+      assert.equal((await again.figures("state")).exporting, 0);
+      assert.deepEqual(await again.figures(`check all ${STAMP}`), whole);
+      await again.remove();
+      await vm.remove();
+    },
+  );
 }
