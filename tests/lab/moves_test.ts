@@ -49,8 +49,8 @@ for (const kernel of KERNELS) {
 
   labTest("faults of a guest that takes interrupts become asynchronous", { kernel, ...RDMA }, async (lab) => {
     const [one, two] = [lab.host(1), lab.host(2)];
-    const guest = await startGuest(one, [...KERNEL, "--vcpus", "2", "--irqchip", "--ram", "8M"]);
-    const [there, plain] = [await prepareAt(two, "there", KERNEL), await startGuest(two, [...KERNEL, "--ram", "8M"])];
+    const guest = await startGuest(one, [...KERNEL, "--vcpus", "2", "--irqchip", "--ram", "16M"]);
+    const [there, plain] = [await prepareAt(two, "there", KERNEL), await startGuest(two, [...KERNEL, "--ram", "16M"])];
     await trace(two);
     const args = ["--mode", "full", "--no-prefetch"];
     const summary = await account(`${kernel}, demand`, guest, there, move(one, guest, there, args));
