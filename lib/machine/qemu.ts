@@ -12,6 +12,7 @@ import { WriteTracker } from "../../ffi/write_tracker.ts";
 import { PreflightError, UsageError } from "../errors.ts";
 import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
+import { machineFacts, statusOf } from "../qemu/facts.ts";
 import { findRam, type GuestRam } from "../qemu/guest_ram.ts";
 import { QmpClient, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
 import {
@@ -37,9 +38,6 @@ const QUIT_MS = 5_000;
 const STATE_SLACK_BYTES = 1 << 20;
 /** As libvirt and QEMU have it: five announcements within the first second. */
 const ANNOUNCE = { initial: 50, max: 550, rounds: 5, step: 100 } as const;
-
-const statusSchema = v.object({ status: v.string(), running: v.boolean() });
-const cpusSchema = v.array(v.object({ "cpu-index": v.number() }));
 
 export interface QemuMachineOptions {
   process: NativeProcess;
@@ -127,7 +125,7 @@ export class QemuMachine implements Machine {
     // With a guest it is no more of no use.
     if (this.#waiting) this.#dismissGuard();
     await this.#qmp.call("cont", {}, RUN_MS);
-    const { status, running } = await this.#qmp.ask(statusSchema, "query-status");
+    const { status, running } = await statusOf(this.#qmp);
     if (!running) throw new PreflightError(`QEMU's guest does not run but is "${status}"`, RUN_LACK);
     this.#running = true;
     this.#waiting = false;
@@ -174,7 +172,7 @@ export class QemuMachine implements Machine {
 
   async restore(state: Uint8Array<ArrayBuffer>): Promise<void> {
     await giveState(this.#qmp, state, this.#stream);
-    const { status } = await this.#qmp.ask(statusSchema, "query-status");
+    const { status } = await statusOf(this.#qmp);
     if (status !== "paused") throw new PreflightError(`QEMU has loaded its guest and is "${status}"`, RUN_LACK);
     this.#restored = true;
   }
@@ -341,18 +339,16 @@ async function look({ process, qmp, pagerOf, waiting }: QemuMachineOptions): Pro
     });
   }
   const found = await findRam(qmp, process);
-  const cpus = await qmp.ask(cpusSchema, "query-cpus-fast");
-  const type = await qmp.ask(v.string(), "qom-get", { path: "/machine", property: "type" });
-  const { running } = await qmp.ask(statusSchema, "query-status");
+  const { running, vcpus, machineType } = await machineFacts(qmp);
   const ram = attach(process, found);
   try {
     const shape: WireQemu = {
       kind: "qemu",
       ram_bytes: ram.bytes,
       page_bytes: PAGE_BYTES,
-      vcpus: cpus.length,
+      vcpus,
       version: qmp.version,
-      machine_type: type.replace(/-machine$/, ""),
+      machine_type: machineType,
       regions: found.backends.map(({ id, bytes }) => ({ id, bytes })),
       state_bytes_at_most: STATE_SLACK_BYTES + await otherBlocksBytes(qmp, found),
     };

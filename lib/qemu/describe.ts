@@ -4,9 +4,10 @@ import type { NativeProcess } from "../../ffi/process.ts";
 import { GygesError } from "../errors.ts";
 import type { PagerKind } from "../options.ts";
 import { pagerOfFiles } from "../pager/kinds.ts";
+import { machineFacts } from "./facts.ts";
 import { backendsOf, findRam, machineBytes, whyNotShared } from "./guest_ram.ts";
 import type { RunningQemu } from "./launch.ts";
-import { type QmpClient, QmpCommandError } from "./qmp.ts";
+import { type QmpClient, QmpCommandError, versionText } from "./qmp.ts";
 import { blockersOf } from "./state_stream.ts";
 
 const blockSchema = v.array(v.object({
@@ -36,21 +37,18 @@ export interface QemuDescription {
 
 /** Throws QmpLostError, PreflightError: /proc of the process may not be read. */
 export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescription> {
-  const status = await qmp.ask(v.object({ status: v.string() }), "query-status");
-  const cpus = await qmp.ask(v.array(v.unknown()), "query-cpus-fast");
-  const type = await qmp.ask(v.string(), "qom-get", { path: "/machine", property: "type" });
+  const { status, vcpus, machineType } = await machineFacts(qmp);
   const ramBytes = await machineBytes(qmp);
   const backends = await backendsOf(qmp);
   const ram = await pagerFor(process, qmp);
-  const { major, minor, micro } = qmp.version;
   const notShared = whyNotShared(backends, ramBytes);
   return {
     pid: process.pid,
     command: process.read("cmdline").split("\0").filter((word) => word !== ""),
-    qemu_version: `${major}.${minor}.${micro}`,
-    machine_type: type.replace(/-machine$/, ""),
-    status: status.status,
-    vcpus: cpus.length,
+    qemu_version: versionText(qmp.version),
+    machine_type: machineType,
+    status,
+    vcpus,
     ram_bytes: ramBytes,
     regions: backends.map(({ id, bytes, share }, i) => ({ id, bytes, shared: share, file: ram?.files[i] ?? null })),
     disks: await disksOf(qmp),

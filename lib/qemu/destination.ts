@@ -5,7 +5,7 @@ import type { Pager } from "../pager/pager.ts";
 import { pagerOfFiles } from "../pager/kinds.ts";
 import type { WireMachine, WireQemu } from "../wire/messages.ts";
 import { launchQemu } from "./launch.ts";
-import type { QemuVersion } from "./qmp.ts";
+import { type QemuVersion, versionText } from "./qmp.ts";
 
 export class WaitingQemu implements AsyncDisposable {
   readonly #command: readonly string[];
@@ -78,8 +78,4 @@ function misfit(field: string, ours: string, theirs: string, remedy: string): Ha
 /** Negative: `a` is older. A difference in the last number is none: those only mend. */
 function order(a: QemuVersion, b: QemuVersion): number {
   return a.major - b.major || a.minor - b.minor;
-}
-
-function versionText({ major, minor, micro }: QemuVersion): string {
-  return `${major}.${minor}.${micro}`;
 }

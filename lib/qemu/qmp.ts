@@ -32,6 +32,11 @@ export interface QemuVersion {
   micro: number;
 }
 
+/** "7.2.22" */
+export function versionText({ major, minor, micro }: QemuVersion): string {
+  return `${major}.${minor}.${micro}`;
+}
+
 /** QEMU refused a command: nothing has changed. */
 export class QmpCommandError extends GygesError {
   override readonly name = "QmpCommandError";
