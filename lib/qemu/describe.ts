@@ -1,11 +1,9 @@
 /** What a running QEMU has, and whether and how its guest can move: looked up before anything is touched. */
 import * as v from "valibot";
-import type { NativeProcess } from "../../ffi/process.ts";
-import { GygesError } from "../errors.ts";
 import type { PagerKind } from "../options.ts";
 import { pagerOfFiles } from "../pager/kinds.ts";
 import { machineFacts } from "./facts.ts";
-import { backendsOf, findRam, machineBytes, whyNotShared } from "./guest_ram.ts";
+import { backendsOf, machineBytes, mapRam, whyNotShared } from "./guest_ram.ts";
 import type { RunningQemu } from "./launch.ts";
 import { type QmpClient, QmpCommandError, versionText } from "./qmp.ts";
 import { blockersOf } from "./state_stream.ts";
@@ -40,8 +38,8 @@ export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescr
   const { status, vcpus, machineType } = await machineFacts(qmp);
   const ramBytes = await machineBytes(qmp);
   const backends = await backendsOf(qmp);
-  const ram = await pagerFor(process, qmp);
   const notShared = whyNotShared(backends, ramBytes);
+  const files = notShared === null ? mapRam(backends, process).files : null;
   return {
     pid: process.pid,
     command: process.read("cmdline").split("\0").filter((word) => word !== ""),
@@ -50,22 +48,11 @@ export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescr
     status,
     vcpus,
     ram_bytes: ramBytes,
-    regions: backends.map(({ id, bytes, share }, i) => ({ id, bytes, shared: share, file: ram?.files[i] ?? null })),
+    regions: backends.map(({ id, bytes, share }, i) => ({ id, bytes, shared: share, file: files?.[i] ?? null })),
     disks: await disksOf(qmp),
-    pager: ram?.pager ?? null,
+    pager: files && pagerOfFiles(files),
     blockers: [...(notShared === null ? [] : [notShared]), ...await blockersOf(qmp)],
   };
-}
-
-/** null: RAM is not where a pager of ours can move it; whyNotShared() says why. */
-async function pagerFor(process: NativeProcess, qmp: QmpClient) {
-  try {
-    const { files } = await findRam(qmp, process);
-    return { files, pager: pagerOfFiles(files) };
-  } catch (error) {
-    if (error instanceof GygesError) return null;
-    throw error;
-  }
 }
 
 async function disksOf(qmp: QmpClient): Promise<QemuDescription["disks"]> {

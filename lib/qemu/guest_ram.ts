@@ -75,6 +75,11 @@ export async function findRam(qmp: QmpClient, process: NativeProcess): Promise<G
   const backends = await backendsOf(qmp);
   const why = whyNotShared(backends, await machineBytes(qmp));
   if (why !== null) throw notShared(why);
+  return mapRam(backends, process);
+}
+
+/** Finds the mappings of backends that are all in shared files. Throws PreflightError where one is not seen. */
+export function mapRam(backends: Backend[], process: NativeProcess): GuestRam {
   const mappings = sharedMappings(mapsOf(process));
   const taken = new Set<Mapping>();
   const found = backends.map((backend) => {
