@@ -18,10 +18,10 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "clock.h"
+#include "detach.h"
 #include "gyges.h"
 
 #define RESCUE_MS 30000u
@@ -92,26 +92,11 @@ static void rescue(const struct sockaddr_un *monitor)
 		usleep(RETRY_US);
 }
 
-static void stand_guard(int fd, const struct sockaddr_un *monitor, int victim)
-{
-	char word;
-	ssize_t n;
-
-	prctl(PR_SET_NAME, "gyges-guard");
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
-	signal(SIGPIPE, SIG_IGN);
-	do {
-		n = read(fd, &word, 1);
-	} while (n < 0 && errno == EINTR);
-	if (n > 0)
-		return;
-	if (victim >= 0)
-		syscall(SYS_pidfd_send_signal, victim, SIGKILL, NULL, 0);
-	else
-		rescue(monitor);
-}
+struct post {
+	int fd;
+	const struct sockaddr_un *monitor;
+	int victim;	/* pidfd; < 0: the guest behind @monitor is to run */
+};
 
 /* Leaves nothing open but @fd and @victim, which become 3 and 4. */
 static void keep_only(int *fd, int *victim)
@@ -127,13 +112,36 @@ static void keep_only(int *fd, int *victim)
 	close_range(*victim >= 0 ? 5 : 4, UINT_MAX, 0);
 }
 
+static void stand_guard(void *arg)
+{
+	struct post *post = arg;
+	char word;
+	ssize_t n;
+
+	keep_only(&post->fd, &post->victim);
+	prctl(PR_SET_NAME, "gyges-guard");
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	do {
+		n = read(post->fd, &word, 1);
+	} while (n < 0 && errno == EINTR);
+	if (n > 0)
+		return;
+	if (post->victim >= 0)
+		syscall(SYS_pidfd_send_signal, post->victim, SIGKILL, NULL, 0);
+	else
+		rescue(post->monitor);
+}
+
 /* ---- in the agent ---- */
 
 static int start(const struct sockaddr_un *monitor, int victim, struct gy_guard **out)
 {
 	struct gy_guard *guard = malloc(sizeof(*guard));
-	int pipe_fd[2];
-	pid_t child;
+	struct post post = { .monitor = monitor, .victim = victim };
+	int pipe_fd[2], ret;
 
 	if (!guard)
 		return -ENOMEM;
@@ -141,23 +149,14 @@ static int start(const struct sockaddr_un *monitor, int victim, struct gy_guard 
 		free(guard);
 		return -errno;
 	}
-	child = fork();
-	if (!child) {
-		setsid();
-		if (!fork()) {
-			keep_only(&pipe_fd[0], &victim);
-			stand_guard(pipe_fd[0], monitor, victim);
-		}
-		_exit(0);
-	}
+	post.fd = pipe_fd[0];
+	ret = gy_detach(stand_guard, &post);
 	close(pipe_fd[0]);
-	if (child < 0) {
+	if (ret) {
 		close(pipe_fd[1]);
 		free(guard);
-		return -EAGAIN;
+		return ret;
 	}
-	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-		;
 	guard->fd = pipe_fd[1];
 	*out = guard;
 	return 0;

@@ -10,11 +10,11 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "argv.h"
 #include "clock.h"
+#include "detach.h"
 #include "err.h"
 #include "gyges.h"
 
@@ -31,9 +31,16 @@ struct report {
 
 /* ---- start ---- */
 
-/* In the grandchild: only what is safe after fork() in a process with threads. */
-static void become(char *const argv[], int log_fd, int report_fd)
+struct program {
+	char *const *argv;
+	int log_fd;
+	int report_fd;
+};
+
+/* In the new process. */
+static void become(void *arg)
 {
+	const struct program *program = arg;
 	struct report report = { .pid = getpid() };
 	int null = open("/dev/null", O_RDONLY);
 	sigset_t none;
@@ -42,15 +49,15 @@ static void become(char *const argv[], int log_fd, int report_fd)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	dup2(null, STDIN_FILENO);
-	dup2(log_fd, STDOUT_FILENO);
-	dup2(log_fd, STDERR_FILENO);
+	dup2(program->log_fd, STDOUT_FILENO);
+	dup2(program->log_fd, STDERR_FILENO);
 	/* Nothing of ours is left open in it, but the report, which goes with exec. */
-	if (report_fd != 3)
-		dup3(report_fd, 3, O_CLOEXEC);
+	if (program->report_fd != 3)
+		dup3(program->report_fd, 3, O_CLOEXEC);
 	close_range(4, UINT_MAX, 0);
 	if (write(3, &report, sizeof(report)) != sizeof(report))
 		_exit(127);
-	execvp(argv[0], argv);
+	execvp(program->argv[0], program->argv);
 	report.error = errno;
 	if (write(3, &report, sizeof(report)) != sizeof(report))
 		_exit(127);
@@ -70,28 +77,19 @@ static int read_report(int fd, pid_t *pid)
 	return -error;
 }
 
-/* The grandchild belongs to init, so nobody here need wait for it, and a tracer's waits are its own. */
+/* It is no child of ours, so that a tracer's waits are its own. */
 static int start(char *const argv[], int log_fd, pid_t *pid)
 {
+	struct program program = { .argv = argv, .log_fd = log_fd };
 	int pipe_fd[2], ret;
-	pid_t child;
 
 	if (pipe2(pipe_fd, O_CLOEXEC))
 		return -errno;
-	child = fork();
-	if (!child) {
-		setsid();
-		if (!fork())
-			become(argv, log_fd, pipe_fd[1]);
-		_exit(0);
-	}
-	ret = child < 0 ? -errno : 0;
+	program.report_fd = pipe_fd[1];
+	ret = gy_detach(become, &program);
 	close(pipe_fd[1]);
-	if (!ret) {
-		while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-			;
+	if (!ret)
 		ret = read_report(pipe_fd[0], pid);
-	}
 	close(pipe_fd[0]);
 	return ret;
 }
