@@ -273,6 +273,24 @@ int64_t gy_channel_write_some(struct gy_channel *channel, const void *buf, uint6
 	return ret;
 }
 
+int gy_channel_end_writing(struct gy_channel *channel, short *events)
+{
+	int64_t ret = 0;
+	int ok;
+
+	if (channel->ssl) {
+		pthread_mutex_lock(&channel->lock);
+		ERR_clear_error();
+		ok = SSL_shutdown(channel->ssl);
+		/* Without this word an end of the connection is a failure to the peer, which may not even write then. */
+		ret = ok >= 0 ? 0 : tls_result(channel, ok, 0, events);
+		pthread_mutex_unlock(&channel->lock);
+	}
+	if (!ret && shutdown(channel->fd, SHUT_WR))
+		ret = -ECONNABORTED;
+	return (int)ret;
+}
+
 int gy_channel_write_by(struct gy_channel *channel, const void *buf, uint64_t len, uint64_t deadline_ns)
 {
 	const uint8_t *at = buf;

@@ -39,6 +39,11 @@ int gy_fd_wait(int fd, short events, uint64_t deadline_ns);
 int64_t gy_channel_read_some(struct gy_channel *channel, void *buf, uint64_t len, short *events);
 int64_t gy_channel_write_some(struct gy_channel *channel, const void *buf, uint64_t len, short *events);
 
+/*
+ * Says that no more will be written; what the peer writes can still be read. 0, or -EAGAIN and -ECONNABORTED as above.
+ */
+int gy_channel_end_writing(struct gy_channel *channel, short *events);
+
 /* All of it, waiting as long as the peer takes part of it at least every @idle_ms. 0 or -ECONNABORTED, -ETIMEDOUT. */
 int gy_channel_write_all(struct gy_channel *channel, const void *buf, uint64_t len, uint32_t idle_ms);
 int gy_channel_read_all(struct gy_channel *channel, void *buf, uint64_t len, uint64_t deadline_ns);

@@ -314,6 +314,26 @@ GY_EXPORT int gy_channel_send_frame(struct gy_channel *channel, const uint8_t *t
 GY_EXPORT void gy_channel_shutdown(struct gy_channel *channel);
 GY_EXPORT void gy_channel_destroy(struct gy_channel *channel);
 
+/* ---- tunnels: unix connections of two programs on two hosts ------------------------------------ */
+
+struct gy_tunnel;
+
+#define GY_TUNNEL_LISTEN 1u	/* flags: this end's program connects to @path; without it, it listens there */
+#define GY_TUNNEL_LANES 8u	/* connections at most */
+
+/* Errors: -EADDRINUSE, -ENAMETOOLONG (108 bytes), -ENOENT (no such folder). One thread at a time for all of these. */
+GY_EXPORT int gy_tunnel_create(const char *path, uint32_t flags, struct gy_tunnel **out);
+/*
+ * Takes the secured @channel over, also on failure: it carries the next connection of the program, in the order of the
+ * calls. -ENOSPC, -ECONNREFUSED and -ENOENT (nobody listens at the path).
+ */
+GY_EXPORT int gy_tunnel_add(struct gy_tunnel *tunnel, struct gy_channel *channel);
+/* Ends every connection; others may be added. */
+GY_EXPORT void gy_tunnel_drop(struct gy_tunnel *tunnel);
+/* Bytes that came from the other host so far. Any thread. */
+GY_EXPORT uint64_t gy_tunnel_bytes(const struct gy_tunnel *tunnel);
+GY_EXPORT void gy_tunnel_destroy(struct gy_tunnel *tunnel);
+
 /* ---- page sets on the wire --------------------------------------------------------------------- */
 
 /* Encodes a bitmap as runs or as it is, whichever is shorter. Returns bytes written; -ENOSPC. */
