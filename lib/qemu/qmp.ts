@@ -11,6 +11,7 @@ const MAX_LINE_BYTES = 8 << 20;
 const GREETING_MS = 3_000;
 /** An answer that needs no guest memory. One that touches a page not yet served may wait for ever. */
 const ANSWER_MS = 5_000;
+const OUT_OF_BAND = "oob";
 
 const greetingSchema = v.object({
   QMP: v.object({
@@ -18,6 +19,7 @@ const greetingSchema = v.object({
       qemu: v.object({ major: v.number(), minor: v.number(), micro: v.number() }),
       package: v.string(),
     }),
+    capabilities: v.array(v.string()),
   }),
 });
 const lineSchema = v.union([
@@ -75,6 +77,8 @@ export class QmpClient implements Disposable {
   #nextId = 1;
   #writing: Promise<unknown> = Promise.resolve();
   #version: QemuVersion = { major: 0, minor: 0, micro: 0 };
+  /** QEMU can take a command while its main thread is stuck. */
+  #outOfBand = false;
 
   private constructor(path: string, connection: Deno.UnixConn) {
     this.path = path;
@@ -92,7 +96,7 @@ export class QmpClient implements Disposable {
           `Nothing answers on ${path}: QEMU serves one monitor client at a time, so another (libvirt, a script) may ` +
             "have it, or QEMU hangs. Give QEMU a second monitor for Gyges: -qmp unix:PATH,server=on,wait=off",
         ));
-      await client.call("qmp_capabilities");
+      await client.call("qmp_capabilities", { enable: client.#outOfBand ? [OUT_OF_BAND] : [] });
       return client;
     } catch (error) {
       client[Symbol.dispose]();
@@ -109,14 +113,28 @@ export class QmpClient implements Disposable {
     return this.#closed.promise;
   }
 
+  get isClosed(): boolean {
+    return this.#lost !== null;
+  }
+
   /** The answer to a command. Throws QmpCommandError where QEMU refuses, QmpLostError where it does not answer. */
-  async call(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs = ANSWER_MS): Promise<unknown> {
+  call(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs = ANSWER_MS): Promise<unknown> {
+    return this.#execute({ execute: command, ...(args ? { arguments: args } : {}) }, command, timeoutMs);
+  }
+
+  /** The same for one of the few commands that QEMU takes also while its main thread waits for a page of its guest. */
+  callNow(command: string, args: Readonly<Record<string, unknown>>): Promise<unknown> {
+    const verb = this.#outOfBand ? "exec-oob" : "execute";
+    return this.#execute({ [verb]: command, arguments: args }, command, ANSWER_MS);
+  }
+
+  async #execute(message: Record<string, unknown>, command: string, timeoutMs: number): Promise<unknown> {
     if (this.#lost) throw this.#lost;
     const id = this.#nextId++;
     const answer = Promise.withResolvers<unknown>();
     this.#pending.set(id, { command, ...answer });
     try {
-      await this.#send({ execute: command, ...(args ? { arguments: args } : {}), id });
+      await this.#send({ ...message, id });
       return await within(timeoutMs, answer.promise, () =>
         new QmpLostError(
           `QEMU has not answered "${command}" on ${this.path} within ${timeoutMs / 1000} s: it hangs, or waits for a ` +
@@ -187,6 +205,7 @@ export class QmpClient implements Disposable {
   #take(line: string): void {
     const value: unknown = JSON.parse(line);
     if (this.#version.major === 0 && v.is(greetingSchema, value)) {
+      this.#outOfBand = value.QMP.capabilities.includes(OUT_OF_BAND);
       this.#greeted.resolve(value.QMP.version.qemu);
       return;
     }

@@ -27,9 +27,9 @@ class FakeQemu implements AsyncDisposable {
       if (greeting === null) return;
       await this.say(greeting);
       for await (const line of readLines(byteReader(connection.readable.getReader()))) {
-        const { execute, id } = JSON.parse(line);
-        this.commands.push(execute);
-        const said = execute === "qmp_capabilities" ? [`{"return": {}, "id": ${id}}`] : answer(execute, id);
+        const { execute = null, "exec-oob": now = null, id } = JSON.parse(line);
+        this.commands.push(execute ?? `${now} now`);
+        const said = execute === "qmp_capabilities" ? [`{"return": {}, "id": ${id}}`] : answer(execute ?? now, id);
         if (said === null) return connection.close();
         for (const one of said) await this.say(one);
       }
@@ -71,6 +71,16 @@ Deno.test("answers are told apart by id, whatever comes between", async () => {
   assert.equal(await client.call("quick"), "quick");
   assert.equal(await slow, "late");
   assert.deepEqual(events.map(({ name }) => name), ["STOP"]);
+});
+
+Deno.test("what cannot wait for QEMU's main thread is called out of band, where QEMU takes that", async () => {
+  for (const [able, called] of [[false, "migrate-recover"], [true, "migrate-recover now"]] as const) {
+    const greeting = able ? GREETING.replace('"capabilities": []', '"capabilities": ["oob"]') : GREETING;
+    await using qemu = new FakeQemu(greeting, (_, id) => [`{"return": {}, "id": ${id}}`]);
+    using client = await QmpClient.connect(qemu.path);
+    await client.callNow("migrate-recover", { uri: "unix:/x" });
+    assert.deepEqual(qemu.commands, ["qmp_capabilities", called]);
+  }
 });
 
 Deno.test("a refusal carries QEMU's words", async () => {
