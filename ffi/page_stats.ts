@@ -63,6 +63,24 @@ export interface PageStats {
   faultLatency: Histogram;
 }
 
+export const NO_PAGE_STATS: PageStats = {
+  totalPages: 0,
+  presentPages: 0,
+  missingPages: 0,
+  precopyPages: 0,
+  postcopyPages: 0,
+  demandFaults: 0,
+  prefetchedPages: 0,
+  zeroPages: 0,
+  duplicatePages: 0,
+  wireBytes: 0,
+  blocktimeNs: 0,
+  localZeroFaults: 0,
+  lateFaults: 0,
+  discardedPages: 0,
+  faultLatency: { n: 0, sum: 0, max: 0, buckets: [] },
+};
+
 /** A window on a struct gy_page_stats; valid as long as its owner. */
 export class PageStatsView {
   readonly #view: DataView;

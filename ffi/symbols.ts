@@ -84,6 +84,13 @@ export const SYMBOLS = {
   gy_channel_shutdown: { parameters: ["pointer"], result: "void" },
   gy_channel_destroy: { parameters: ["pointer"], result: "void" },
 
+  // tunnels
+  gy_tunnel_create: { parameters: ["buffer", "u32", OUT], result: "i32" },
+  gy_tunnel_add: { parameters: ["pointer", "pointer"], result: "i32" },
+  gy_tunnel_drop: { parameters: ["pointer"], result: "void", nonblocking: true },
+  gy_tunnel_bytes: { parameters: ["pointer"], result: "u64" },
+  gy_tunnel_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
+
   // page sets
   gy_set_encode: { parameters: ["buffer", "u64", "buffer", "u64"], result: "i64" },
   gy_set_bound: { parameters: ["u64"], result: "u64" },
