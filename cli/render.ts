@@ -45,16 +45,16 @@ export function summaryText(summary: Summary): string {
     rows.push(["pre-copy", `${formatNs(summary.precopy_ns)}, ${rounds}`]);
   }
   const { postcopy_pages, prefetched_pages, demand_faults, duplicate_pages } = summary;
-  rows.push([
-    "post-copy",
-    `${formatCount(postcopy_pages)} pages, ${formatCount(prefetched_pages)} prefetched, ` +
-    `${formatCount(demand_faults)} demand faults, ${formatCount(duplicate_pages)} pulled twice`,
-  ]);
+  const counts = [`${formatCount(postcopy_pages)} pages`];
+  if (prefetched_pages !== null) counts.push(`${formatCount(prefetched_pages)} prefetched`);
+  counts.push(`${formatCount(demand_faults)} demand faults`);
+  if (duplicate_pages !== null) counts.push(`${formatCount(duplicate_pages)} pulled twice`);
+  rows.push(["post-copy", counts.join(", ")]);
   if (latency.n > 0) {
     const [p50, p99, max] = [latency.p50, latency.p99, latency.max].map(formatNs);
     rows.push(["fault latency", `p50 ${p50}, p99 ${p99}, max ${max}`]);
-    rows.push(["blocktime", formatNs(summary.blocktime_ns)]);
   }
+  if (summary.blocktime_ns > 0) rows.push(["blocktime", formatNs(summary.blocktime_ns)]);
   rows.push(["memory", memoryText(guest.corrupt, null)], ["guest", placeText(guest.location)]);
   return labelled(rows);
 }

@@ -127,7 +127,7 @@ export const jsonOption = option("--json", { description: prose`Print JSON objec
 /** The `--pager` of the commands that make RAM, or say what is to move it. */
 export function pagerOption(description: Message) {
   return byDefault(
-    option("--pager", choice<PagerChoice>(["auto", "kernel", "user"], { metavar: "PAGER" }), { description }),
+    option("--pager", choice<PagerChoice>(["auto", "kernel", "user", "native"], { metavar: "PAGER" }), { description }),
     "auto" as const,
     "auto",
   );

@@ -74,11 +74,14 @@ export interface Summary {
   precopy_pages: number;
   postcopy_pages: number;
   demand_faults: number;
-  prefetched_pages: number;
+  /** null: QEMU moved its guest by itself and does not tell. */
+  prefetched_pages: number | null;
   zero_pages: number;
-  duplicate_pages: number;
+  /** null: QEMU does not tell. */
+  duplicate_pages: number | null;
   wire_bytes: number;
   blocktime_ns: number;
+  /** `n` is 0 where QEMU moved its guest by itself. */
   fault_latency_ns: LatencyNs;
   guest: {
     location: GuestLocation;

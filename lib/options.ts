@@ -1,8 +1,11 @@
 /** What an operator may choose, with every default in one place. */
 
 export type Mode = "hybrid" | "full" | "precopy";
-/** What catches a guest's page faults: userfaultfd in this process, or gygesfs in the kernel. */
-export type PagerKind = "user" | "kernel";
+/**
+ * What catches a guest's page faults: userfaultfd in this process, gygesfs in the kernel, or QEMU itself, which then
+ * moves its RAM by its own post-copy.
+ */
+export type PagerKind = "user" | "kernel" | "native";
 export type PagerChoice = "auto" | PagerKind;
 /** How pages cross: over TCP connections (with TLS or without), or by one-sided RDMA READs of the destination. */
 export type Transport = "tcp" | "rdma";

@@ -23,7 +23,8 @@ export async function holdQemu(
   const pager = chooseRam(choice);
   const folder = directory.path;
   const running = await launchQemu({ command, folder, ramFolder: pager.ramFolder, incoming: false });
-  const machine = await QemuMachine.create({ ...running, folder, pagerOf: pagerOfFiles, waiting: false });
+  const native = pager.kind === "native";
+  const machine = await QemuMachine.create({ ...running, folder, pagerOf: pagerOfFiles, waiting: false, native });
   return await holdGuest(directory, { machine, start: () => Promise.resolve() }, run);
 }
 
@@ -70,6 +71,7 @@ export async function migrateQemu(ticket: string, options: MigrateQemuOptions): 
     pagerOf: pagerOfFiles,
     waiting: false,
     keep: keepSource,
+    native: migrate.pager === "native",
   });
   const run = { onEvent, ...(signal ? { signal } : {}) };
   return await moveGuest(directory, { machine, ticket, migrate }, run);

@@ -17,7 +17,8 @@ const options = object({
 });
 
 function text(machine: QemuDescription): string {
-  const { pid, status, qemu_version, machine_type, vcpus, ram_bytes, regions, disks, pager, blockers } = machine;
+  const { pid, status, qemu_version, machine_type, vcpus, ram_bytes, regions, disks, pager, pager_reason, blockers } =
+    machine;
   const rows: [string, string][] = [
     ["guest", `${status}, ${vcpus} vCPU, ${formatBytes(ram_bytes)}`],
     ["QEMU", `${qemu_version}, process ${pid}, ${machine_type}`],
@@ -29,7 +30,7 @@ function text(machine: QemuDescription): string {
       "disk",
       `${device}: ${file}, ${format}${read_only ? ", read only" : ""}: the destination must have the same file`,
     ]),
-    ["pager", pager ?? "none of Gyges's"],
+    ["pager", pager_reason === null ? pager : `${pager}, QEMU's own post-copy: ${pager_reason}`],
     ...blockers.map((blocker): [string, string] => ["IN THE WAY", blocker]),
   ];
   return [labelled(rows), "", blockers.length === 0 ? "This guest can move." : "This guest cannot move."].join("\n");

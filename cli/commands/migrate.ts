@@ -72,7 +72,8 @@ const options = object({
     MIGRATE_DEFAULTS.rdmaListen,
     "an RDMA device's, by preference in the destination's network",
   ),
-  pager: pagerOption(prose`What must move the guest. auto: what its RAM was made for.`),
+  pager: pagerOption(prose`What must move the guest. auto: what its RAM was made for; a QEMU whose RAM is
+    not in shared files moves it by itself (native).`),
   noPrefetch: option("--no-prefetch", {
     description: prose`Move pages only as the guest touches them, until it has touched none for a second.`,
   }),

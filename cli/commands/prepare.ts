@@ -41,8 +41,8 @@ const options = object({
     PREPARE_DEFAULTS.tls ? "on" : "off",
     PREPARE_DEFAULTS.tls ? "on" : "off",
   ),
-  pager: pagerOption(prose`What catches the guest's page faults here: the kernel module's file system, or userfaultfd in
-    this process. auto: the kernel's where it can.`),
+  pager: pagerOption(prose`What catches the guest's page faults here: the kernel module's file system, userfaultfd in
+    this process, or, native, QEMU itself. auto: the kernel's where it can, QEMU where the source leaves it to its own.`),
   json: jsonOption,
   qemu: qemuCommand(),
 });

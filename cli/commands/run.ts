@@ -13,7 +13,8 @@ import { watched } from "../watched.ts";
 const options = object({
   name: argument(newName(), { description: prose`Name for the process that holds the guest.` }),
   pager: pagerOption(prose`Where RAM lives, and so what can move it: in the kernel module's file system, or in shared
-    memory for the user pager. auto: the kernel's where it can.`),
+    memory for the user pager, or, native, wherever the arguments have it: QEMU's own post-copy moves it then. auto:
+    the kernel's where it can, else shared memory.`),
   detach: option("--detach", {
     description: prose`Return once the guest runs; its process goes on in the background.`,
   }),

@@ -3,6 +3,7 @@ import type { PageSet } from "../../ffi/page_set.ts";
 import type { Ram } from "../../ffi/ram.ts";
 import type { GuestReport, RamCheck } from "../events.ts";
 import type { PagerKind } from "../options.ts";
+import type { OwnMigration } from "../qemu/own_migration.ts";
 import type { WireMachine } from "../wire/messages.ts";
 
 /** What befell a guest. */
@@ -18,12 +19,16 @@ export type MachineEvent =
 export interface Machine extends AsyncDisposable {
   /** What the destination must build. */
   readonly shape: WireMachine;
+  readonly ramBytes: number;
+  /** Throws where RAM is private to another process: with the native pager. */
   readonly ram: Ram;
   /** The pager that RAM was made for. */
   readonly pager: PagerKind;
   readonly running: boolean;
   /** The most that save() may give. */
   readonly maxStateBytes: number;
+  /** How it moves its RAM and state by itself, with the native pager; there is no save() then. */
+  readonly own?: OwnMigration;
 
   /** Resolves once the guest runs. Throws where it does not and will not. */
   run(): Promise<void>;

@@ -52,6 +52,10 @@ export class MicroMachine implements Machine {
     }
   }
 
+  get ramBytes(): number {
+    return this.ram.bytes;
+  }
+
   get running(): boolean {
     return this.#running;
   }

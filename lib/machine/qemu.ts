@@ -1,6 +1,6 @@
 /**
  * A guest of stock QEMU as a Machine: its monitor stops and continues it, its own migration stream carries CPU and device
- * state, and its RAM is in shared files that this process maps too.
+ * state, and its RAM is in shared files that this process maps too. Where it is not, QEMU's own migration moves all.
  */
 import * as v from "valibot";
 import { Guard } from "../../ffi/guard.ts";
@@ -13,7 +13,8 @@ import { PreflightError, UsageError } from "../errors.ts";
 import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import { machineFacts, statusOf } from "../qemu/facts.ts";
-import { findRam, type GuestRam } from "../qemu/guest_ram.ts";
+import { backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
+import { OwnMigration } from "../qemu/own_migration.ts";
 import { QmpClient, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
 import {
   awaitState,
@@ -50,17 +51,21 @@ export interface QemuMachineOptions {
   waiting: boolean;
   /** Not ended when its guest has moved away. @default false */
   keep?: boolean;
+  /** QEMU's own migration moves it, wherever its RAM is. @default where its RAM is not all in shared files */
+  native?: boolean;
 }
 
 export class QemuMachine implements Machine {
   readonly shape: WireQemu;
-  readonly ram: Ram;
+  readonly ramBytes: number;
+  readonly own?: OwnMigration;
   readonly pager: PagerKind;
   readonly maxStateBytes: number;
   readonly #process: NativeProcess;
   readonly #qmp: QmpClient;
   readonly #folder: string;
   readonly #keep: boolean;
+  readonly #ram: Ram | null;
   readonly #ended = Promise.withResolvers<string>();
   readonly #events: MachineEvent[] = [];
   readonly #listening: Disposable;
@@ -79,7 +84,9 @@ export class QemuMachine implements Machine {
 
   private constructor(options: QemuMachineOptions, { shape, ram, pager, running }: Found) {
     this.shape = shape;
-    this.ram = ram;
+    this.ramBytes = shape.ram_bytes;
+    this.#ram = ram;
+    if (!ram) this.own = new OwnMigration(options.qmp, `${options.folder}/qemu.sock`);
     this.pager = pager;
     this.maxStateBytes = shape.state_bytes_at_most;
     this.#process = options.process;
@@ -98,7 +105,7 @@ export class QemuMachine implements Machine {
       const machine = new QemuMachine(options, await look(options));
       if (options.waiting) {
         machine.#guard = Guard.toKill(options.process.pid);
-        await awaitState(options.qmp, machine.#stream.socketPath);
+        if (!machine.own) await awaitState(options.qmp, machine.#stream.socketPath);
       }
       return machine;
     } catch (error) {
@@ -107,6 +114,11 @@ export class QemuMachine implements Machine {
       options.process[Symbol.dispose]();
       throw error;
     }
+  }
+
+  get ram(): Ram {
+    if (!this.#ram) throw new Error(`The RAM of process ${this.pid} is its own`);
+    return this.#ram;
   }
 
   get running(): boolean {
@@ -122,6 +134,7 @@ export class QemuMachine implements Machine {
   }
 
   async run(): Promise<void> {
+    if (this.own && this.#restored) await this.own.untilLoaded();
     // With a guest it is no more of no use.
     if (this.#waiting) this.#dismissGuard();
     await this.#qmp.call("cont", {}, RUN_MS);
@@ -156,10 +169,11 @@ export class QemuMachine implements Machine {
 
   async prepareSave(): Promise<void> {
     this.#standGuard();
-    this.#capabilities ??= await setCapabilities(this.#qmp);
+    if (!this.own) this.#capabilities ??= await setCapabilities(this.#qmp);
   }
 
   async undoSave(): Promise<void> {
+    await this.own?.undo();
     const before = this.#capabilities;
     this.#capabilities = null;
     this.#dismissGuard();
@@ -171,10 +185,12 @@ export class QemuMachine implements Machine {
   }
 
   async restore(state: Uint8Array<ArrayBuffer>): Promise<void> {
+    this.#restored = true;
+    // QEMU loads by itself what it is sent by the other, which from some moment on cannot run its guest again.
+    if (this.own) return this.#dismissGuard();
     await giveState(this.#qmp, state, this.#stream);
     const { status } = await statusOf(this.#qmp);
     if (status !== "paused") throw new PreflightError(`QEMU has loaded its guest and is "${status}"`, RUN_LACK);
-    this.#restored = true;
   }
 
   get #stream() {
@@ -224,7 +240,7 @@ export class QemuMachine implements Machine {
     return {
       running: this.#running,
       vcpus: this.shape.vcpus,
-      ram_bytes: this.ram.bytes,
+      ram_bytes: this.ramBytes,
       passes: null,
       verified_pages: null,
       written_pages: null,
@@ -282,7 +298,7 @@ export class QemuMachine implements Machine {
     this.#dismissGuard();
     this.#listening[Symbol.dispose]();
     this.#qmp[Symbol.dispose]();
-    this.ram[Symbol.dispose]();
+    this.#ram?.[Symbol.dispose]();
     this.#process[Symbol.dispose]();
   }
 
@@ -325,12 +341,14 @@ function reasonOf(data: unknown): string {
 
 interface Found {
   shape: WireQemu;
-  ram: Ram;
+  /** null: it is QEMU's own affair. */
+  ram: Ram | null;
   pager: PagerKind;
   running: boolean;
 }
 
-async function look({ process, qmp, pagerOf, waiting }: QemuMachineOptions): Promise<Found> {
+async function look(options: QemuMachineOptions): Promise<Found> {
+  const { process, qmp, pagerOf, waiting } = options;
   const [blocker] = waiting ? [] : await blockersOf(qmp);
   if (blocker !== undefined) {
     throw new PreflightError(`This guest cannot move, says its QEMU: ${blocker}`, {
@@ -338,23 +356,25 @@ async function look({ process, qmp, pagerOf, waiting }: QemuMachineOptions): Pro
       remedy: "detach what it names, or stop using it; gyges describe --qmp SOCKET shows what is left",
     });
   }
-  const found = await findRam(qmp, process);
+  const backends = await backendsOf(qmp);
+  const machine = await machineBytes(qmp);
+  const found = options.native || whyNotShared(backends, machine) !== null ? null : mapRam(backends, process);
   const { running, vcpus, machineType } = await machineFacts(qmp);
-  const ram = attach(process, found);
+  const ram = found && attach(process, found);
   try {
     const shape: WireQemu = {
       kind: "qemu",
-      ram_bytes: ram.bytes,
+      ram_bytes: ram?.bytes ?? machine,
       page_bytes: PAGE_BYTES,
       vcpus,
       version: qmp.version,
       machine_type: machineType,
-      regions: found.backends.map(({ id, bytes }) => ({ id, bytes })),
-      state_bytes_at_most: STATE_SLACK_BYTES + await otherBlocksBytes(qmp, found),
+      regions: backends.map(({ id, bytes }) => ({ id, bytes })),
+      state_bytes_at_most: found ? STATE_SLACK_BYTES + await otherBlocksBytes(qmp, found) : 0,
     };
-    return { shape, ram, pager: pagerOf(found.files), running };
+    return { shape, ram, pager: found ? pagerOf(found.files) : "native", running };
   } catch (error) {
-    ram[Symbol.dispose]();
+    ram?.[Symbol.dispose]();
     throw error;
   }
 }

@@ -266,7 +266,7 @@ export class DestinationMigration {
   async #endRound(peer: Peer, round: number): Promise<void> {
     try {
       if (!await this.#events.roundEnded()) throw new Error("a page connection was lost");
-      const nothing = new PageSet(this.#built.ram.pages).encode();
+      const nothing = new PageSet(this.#built.ramBytes / PAGE_BYTES).encode();
       const left = await this.#pages.discard(nothing);
       await peer.send({ type: "round_done", round, left_pages: left, stats: this.stats });
     } catch (error) {
@@ -295,6 +295,8 @@ export class DestinationMigration {
   /** The commit point: the guest is ours, whether or not the source hears that it runs. */
   async #run(peer: Peer): Promise<void> {
     if (this.state !== "loading") throw new ProtocolError(`Got "run" in state "${this.state}"`);
+    // Such a machine is stopped at the source, and loads, just before this.
+    if (this.#built.own) this.#loadedAt = performance.now();
     await this.#built.run();
     const now = performance.now();
     this.#startMs = now - this.#loadedAt;
@@ -474,7 +476,7 @@ export class DestinationMigration {
       pager: this.#pages.kind,
       transport: this.#pages.transport,
       tls: this.#options.tls,
-      ramBytes: this.#built.ram.bytes,
+      ramBytes: this.#built.ramBytes,
       pageBytes: PAGE_BYTES,
       totalMs: this.elapsedMs,
       downtimeMs: this.#downtimeMs,
@@ -524,7 +526,8 @@ function checkOffer(offer: MessageOf<"offer">): void {
 }
 
 /** The largest payload that a source may send: regions, a machine's state, a page set. */
-function payloadBound({ ram: { pages }, maxStateBytes }: Machine, transport: Transport): number {
+function payloadBound({ ramBytes, maxStateBytes }: Machine, transport: Transport): number {
+  const pages = ramBytes / PAGE_BYTES;
   const regions = transport === "rdma" ? REGION_BYTES * (1 + Math.ceil(pages / REGION_PAGES)) : 0;
   return regions + maxStateBytes + PageSet.encodedBound(pages);
 }

@@ -13,6 +13,8 @@ import type { Machine } from "../machine/machine.ts";
 import type { MigrateOptions } from "../options.ts";
 import { sourcePager } from "../pager/choose.ts";
 import type { SourcePager, TransportOffer } from "../pager/pager.ts";
+import type { OwnMigration } from "../qemu/own_migration.ts";
+import { type QemuVersion, QmpCommandError } from "../qemu/qmp.ts";
 import type { MessageOf, WireStats } from "../wire/messages.ts";
 import { type Peer, ProtocolError } from "../wire/peer.ts";
 import type { Ticket } from "../wire/ticket.ts";
@@ -57,6 +59,8 @@ export class SourceMigration {
   #unsentRegions: Uint8Array<ArrayBuffer> = NOTHING;
   #precopyMs = 0;
   #rounds: FinishedRound[] = [];
+  /** Those that a machine made which moves by itself. */
+  #ownRounds = 0;
   #stoppedAt = 0;
   /** From the stop of the guest until the destination was known to have loaded it. */
   #handoverMs = 0;
@@ -76,7 +80,7 @@ export class SourceMigration {
     this.#options = options.migrate;
     this.#onEvent = options.onEvent;
     this.mode = options.migrate.mode;
-    this.#pages = options.machine.ram.pages;
+    this.#pages = options.machine.ramBytes / options.machine.shape.page_bytes;
     this.#states = new StateMachine(SOURCE_TRANSITIONS, "setup", (state, detail) => {
       this.#onEvent({ type: "state", side: "source", state, detail });
     });
@@ -106,21 +110,21 @@ export class SourceMigration {
 
   /** The destination's counters as it last told them. */
   get stats(): WireStats {
-    return this.#stats;
+    return this.#account(this.#stats);
   }
 
   get round(): number {
-    return this.#rounds.length;
+    return this.#rounds.length + this.#ownRounds;
   }
 
   /** Bytes that crossed for pages so far, as far as is known here. */
   get wireBytes(): number {
-    return (this.#pager.gone ? null : this.#pager.stats()?.wireBytes) ?? this.#stats.wire_bytes;
+    return (this.#pager.gone ? null : this.#pager.stats()?.wireBytes) ?? this.stats.wire_bytes;
   }
 
   /** Pages that the destination does not have yet, as far as is known here. */
   get missingPages(): number {
-    if (this.committed) return this.#stats.missing_pages;
+    if (this.committed || this.#machine.own) return this.stats.missing_pages;
     return Math.max(0, this.#presentPages - this.#stats.precopy_pages);
   }
 
@@ -136,8 +140,11 @@ export class SourceMigration {
   async run(): Promise<Summary> {
     try {
       await this.#setup();
-      if (this.mode !== "full") await this.#precopy();
-      await this.#switch();
+      if (this.#machine.own) await this.#moveByItself(this.#machine.own);
+      else {
+        if (this.mode !== "full") await this.#precopy();
+        await this.#switch();
+      }
     } catch (error) {
       if (!this.committed) throw await this.#rollBack(error);
       await this.#pause(error);
@@ -158,7 +165,7 @@ export class SourceMigration {
         { field: "tls", ours: word(tls), theirs: word(this.#ticket.tls) },
       );
     }
-    this.#onEvent(promiseOf(this.#options, this.#machine.ram.bytes));
+    this.#onEvent(promiseOf(this.#options, this.#machine.ramBytes));
     // Before the ticket is used up: what cannot be had here is not for the destination to find out.
     const can = await this.#preparePager();
     const { peer, session } = await openControl(this.#ticket);
@@ -261,9 +268,64 @@ export class SourceMigration {
     await this.#handOver(await this.#stopAndCopy(last));
     this.#abort.signal.throwIfAborted();
     this.#machine.giveAway();
-    this.#states.to("serving", "the guest belongs to the destination");
+    await this.#orderRun();
+  }
+
+  async #orderRun(): Promise<void> {
+    if (!this.committed) this.#states.to("serving", "the guest belongs to the destination");
     await this.#connected.send({ type: "run" });
     await this.#connected.expect("running", DEADLINE_MS.answer);
+  }
+
+  /**
+   * QEMU sends RAM and state to QEMU. Once it goes on post-copy it can never run the guest here again: that, and not
+   * `run`, is the commit point then.
+   */
+  async #moveByItself(own: OwnMigration): Promise<void> {
+    const { mode } = this;
+    const { bandwidthBytesPerSecond, downtimeLimitMs, precopyTimeoutMs, switchThresholdMs } = this.#options;
+    const nothing = new PageSet(this.#pages).encode();
+    const limitMs = mode === "full" ? 0 : precopyTimeoutMs;
+    await this.#machine.prepareSave();
+    this.#states.to("precopy", `QEMU sends pages for ${limitMs / 1000} s at most while the guest runs`);
+    const startedAt = performance.now();
+    await this.#sendSet({ type: "round", round: 1, deadline_ms: Math.round(limitMs) }, nothing);
+    await own.start({ mode, bandwidthBytesPerSecond, downtimeLimitMs }, this.#qemuVersion);
+    const { signal } = this.#abort;
+    const { why, rounds, whole } = await own.untilSwitch({ mode, limitMs, thresholdMs: switchThresholdMs, signal });
+    this.#ownRounds = rounds;
+    this.#note(`QEMU's pre-copy ends: ${why}`);
+    await this.#connected.send({ type: "end_round" });
+    await this.#connected.expect("round_done", DEADLINE_MS.answer);
+    if (mode !== "full") this.#precopyMs = performance.now() - startedAt;
+    this.#states.to("handover", "the destination waits for QEMU's word");
+    await this.#sendSet({ type: "handover", state_bytes: 0 }, nothing);
+    await this.#connected.expect("loaded", DEADLINE_MS.handover);
+    signal.throwIfAborted();
+    this.#machine.giveAway();
+    if (whole) this.#handoverMs = performance.now() - startedAt - this.#precopyMs;
+    else await this.#goPostcopy(own);
+    await this.#orderRun();
+  }
+
+  async #goPostcopy(own: OwnMigration): Promise<void> {
+    const stoppedAt = performance.now();
+    try {
+      await own.startPostcopy();
+    } catch (error) {
+      // Whether QEMU has heard it is not known: then it may have.
+      if (!(error instanceof QmpCommandError)) this.#states.to("serving", "QEMU has perhaps gone on post-copy");
+      throw error;
+    }
+    this.#states.to("serving", "QEMU has gone on post-copy: the guest belongs to the destination");
+    await own.untilStopped();
+    this.#handoverMs = performance.now() - stoppedAt;
+  }
+
+  get #qemuVersion(): QemuVersion {
+    const { shape } = this.#machine;
+    if (shape.kind !== "qemu") throw new Error("Only a QEMU moves its guest by itself");
+    return shape.version;
   }
 
   /** Pre-copy mode moves the last dirty pages with the guest stopped; the other modes leave them to post-copy. */
@@ -384,14 +446,14 @@ export class SourceMigration {
       mode: this.mode,
       ...this.#settled,
       tls: this.#ticket.tls,
-      ramBytes: this.#machine.ram.bytes,
+      ramBytes: this.#machine.ramBytes,
       pageBytes: this.#machine.shape.page_bytes,
       totalMs: this.elapsedMs,
       // Each side by its own clock, and not until `running` is heard: a link that is lost then holds up no guest.
       downtimeMs: this.#handoverMs + complete.start_ns / 1e6,
       precopyMs: this.#precopyMs,
-      precopyRounds: this.#rounds.length,
-      stats: complete.stats,
+      precopyRounds: this.round,
+      stats: this.stats,
       guest: complete.guest,
     });
     // The destination has everything whether or not it hears this.
@@ -455,6 +517,10 @@ export class SourceMigration {
   }
 
   // ---- small things ----
+
+  #account(theirs: WireStats): WireStats {
+    return this.#pager.account?.(theirs) ?? theirs;
+  }
 
   /** Pages that are known to have left here so far; null where only the destination can tell. */
   get #served(): number | null {

@@ -5,7 +5,8 @@ type Table<S extends string> = Readonly<Record<S, readonly S[]>>;
 
 export const SOURCE_TRANSITIONS: Table<SourceState> = {
   setup: ["precopy", "stopped", "failed"],
-  precopy: ["stopped", "failed"],
+  // A QEMU that moves by itself stops its guest when all else is handed over.
+  precopy: ["stopped", "handover", "failed"],
   stopped: ["handover", "failed"],
   handover: ["serving", "failed"],
   // From here the guest belongs to the destination: no way leads to "failed", which means that the guest runs here.

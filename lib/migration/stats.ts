@@ -81,9 +81,10 @@ export function makeSummary(parts: SummaryParts): Summary {
     precopy_pages: stats.precopy_pages,
     postcopy_pages: stats.postcopy_pages,
     demand_faults: stats.demand_faults,
-    prefetched_pages: stats.prefetched_pages,
+    // QEMU does not tell its own.
+    prefetched_pages: parts.pager === "native" ? null : stats.prefetched_pages,
     zero_pages: stats.zero_pages,
-    duplicate_pages: stats.duplicate_pages,
+    duplicate_pages: parts.pager === "native" ? null : stats.duplicate_pages,
     wire_bytes: stats.wire_bytes,
     blocktime_ns: stats.blocktime_ns,
     fault_latency_ns: stats.fault_latency_ns,

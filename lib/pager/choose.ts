@@ -22,7 +22,11 @@ export interface Plans {
 type Offered = Pick<MessageOf<"offer">, "pager" | "transports" | "rdma" | "no_rdma">;
 
 /** The transports that a pager can use at all, the better first. */
-const TRANSPORTS: Readonly<Record<PagerKind, readonly Transport[]>> = { kernel: ["rdma"], user: ["rdma", "tcp"] };
+const TRANSPORTS: Readonly<Record<PagerKind, readonly Transport[]>> = {
+  kernel: ["rdma"],
+  user: ["rdma", "tcp"],
+  native: ["tcp"],
+};
 const NAMES: Readonly<Record<Transport, string>> = { rdma: "RDMA", tcp: "TCP" };
 
 /**
@@ -82,12 +86,14 @@ export function plansFor(offer: Offered, choice: PagerChoice, pagers: readonly P
 
 function objection(offer: Offered, choice: PagerChoice, { pager, transport }: Plan): string | null {
   if (choice !== "auto" && choice !== pager.kind) return `--pager ${choice} was given at the destination`;
+  if (offer.pager === "native" && pager.kind !== "native") return "the guest's RAM is private to the source's QEMU";
+  if (pager.kind === "native" && offer.pager !== "native") return `the source has the ${offer.pager} pager`;
   if (!offer.transports.includes(transport)) {
     if (transport === "rdma") return `not from the source: ${offer.no_rdma ?? "it does not say why"}`;
     return offer.pager === "kernel" ? "the source's kernel pager moves pages by RDMA only" : "the source wants RDMA";
   }
   if (transport === "rdma" && !offer.rdma) return "the source does not say where it listens";
-  if (transport === "tcp" && offer.pager !== "user") return "the source's kernel pager moves pages by RDMA only";
+  if (transport === "tcp" && offer.pager === "kernel") return "the source's kernel pager moves pages by RDMA only";
   const lack = pager.lack(transport);
   return lack && `not at the destination: ${lack.found}: ${lack.remedy}`;
 }
@@ -99,6 +105,9 @@ export function wordsOf({ pager, transport }: { pager: { kind: PagerKind }; tran
 
 /** Why a plan was settled on: what it is, and what was better and did not work. */
 export function whyOf(plan: Plan, ruledOut: readonly string[]): string {
+  if (plan.pager.kind === "native") {
+    return `${wordsOf(plan)}: QEMU's own post-copy, as the guest's RAM is private to QEMU`;
+  }
   const proof = plan.transport === "rdma"
     ? "the destination has connected to the source by it; RDMA does not encrypt pages"
     : "page connections like the control connection";

@@ -19,7 +19,7 @@ import type { PageStats } from "../../ffi/page_stats.ts";
 import type { Ram } from "../../ffi/ram.ts";
 import type { Machine } from "../machine/machine.ts";
 import type { HostPort, PagerKind, Transport, TransportChoice } from "../options.ts";
-import type { Rendezvous } from "../wire/messages.ts";
+import type { Rendezvous, WireStats } from "../wire/messages.ts";
 import type { Ticket } from "../wire/ticket.ts";
 
 /** Why this host cannot do something, as `gyges doctor` would say it. */
@@ -97,6 +97,8 @@ export interface SourcePager extends AsyncDisposable {
 
   /** Counters of what was served; null where the destination reads by itself and only it can tell. */
   stats(): PageStats | null;
+  /** The destination's counters, with those that only this end has. @default as they are */
+  account?(theirs: WireStats): WireStats;
   /** What happened since the last call; null when nothing did in time, or at the end. One caller at a time. */
   wait(timeoutMs: number): Promise<PagerEvents | null>;
   /** Closes what is left of a lost link, and forgets what it reported. */
@@ -154,8 +156,8 @@ export interface Pager {
   readonly kind: PagerKind;
   /** Why this host cannot use it over `transport`, as far as a look tells; null: it can. */
   lack(transport: Transport): Lack | null;
-  /** Where another process, QEMU, makes RAM files that this pager can move. */
-  readonly ramFolder: string;
+  /** Where another process, QEMU, makes RAM files that this pager can move; null: RAM may be wherever it is. */
+  readonly ramFolder: string | null;
   /** An empty RAM file that this pager can move. Throws PreflightError, NativeError. */
   makeRam(bytes: number): Ram;
   source(machine: Machine, options: SourcePagerOptions): SourcePager;

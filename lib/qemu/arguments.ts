@@ -2,8 +2,8 @@
 import { UsageError } from "../errors.ts";
 
 export interface LaunchOptions {
-  /** Where RAM files go: QEMU makes one without a name for each memory backend. */
-  ramFolder: string;
+  /** Where RAM files go: QEMU makes one without a name for each memory backend. null: RAM stays as it is. */
+  ramFolder: string | null;
   /** Socket of a monitor for Gyges alone. */
   qmpPath: string;
   /** Waits for a guest instead of booting one. */
@@ -44,6 +44,15 @@ interface Option {
 export function launchArguments(args: readonly string[], options: LaunchOptions): string[] {
   const list = args.map((arg) => arg.startsWith("--") ? arg.slice(1) : arg);
   refuse(list);
+  const { ramFolder, qmpPath, incoming } = options;
+  const out = ramFolder === null ? list : sharedRam(list, ramFolder);
+  out.push("-qmp", `unix:${escaped(qmpPath)},server=on,wait=off`);
+  if (incoming) out.push("-incoming", "defer", "-S");
+  return out;
+}
+
+/** The same with all RAM in shared files. */
+function sharedRam(list: readonly string[], ramFolder: string): string[] {
   const out: string[] = [];
   let backends = 0;
   for (let i = 0; i < list.length; i++) {
@@ -51,18 +60,16 @@ export function launchArguments(args: readonly string[], options: LaunchOptions)
     const value = list[i + 1] ?? "";
     if (arg === "-mem-path") i++;
     else if (arg === "-object" && isBackend(value)) {
-      out.push("-object", sharedBackend(value, options.ramFolder));
+      out.push("-object", sharedBackend(value, ramFolder));
       backends++;
       i++;
     } else out.push(arg);
   }
   if (backends === 0) {
     const object = { "qom-type": "memory-backend-file", id: BACKEND_ID, size: ramSize(list) };
-    out.push("-object", written({ ...object, "mem-path": options.ramFolder, share: "on" }));
+    out.push("-object", written({ ...object, "mem-path": ramFolder, share: "on" }));
     out.push("-machine", `memory-backend=${BACKEND_ID}`);
   }
-  out.push("-qmp", `unix:${escaped(options.qmpPath)},server=on,wait=off`);
-  if (options.incoming) out.push("-incoming", "defer", "-S");
   return out;
 }
 

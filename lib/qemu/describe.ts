@@ -27,8 +27,10 @@ export interface QemuDescription {
   /** Memory backends; `file` is null where RAM is not all in shared files. */
   regions: { id: string; bytes: number; shared: boolean; file: string | null }[];
   disks: { device: string; file: string; format: string; read_only: boolean }[];
-  /** What will move its RAM; null: nothing of Gyges's can. */
-  pager: PagerKind | null;
+  /** What will move its RAM. */
+  pager: PagerKind;
+  /** Why that, where it is QEMU itself. */
+  pager_reason: string | null;
   /** Why it cannot move; empty: it can. */
   blockers: string[];
 }
@@ -50,8 +52,9 @@ export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescr
     ram_bytes: ramBytes,
     regions: backends.map(({ id, bytes, share }, i) => ({ id, bytes, shared: share, file: files?.[i] ?? null })),
     disks: await disksOf(qmp),
-    pager: files && pagerOfFiles(files),
-    blockers: [...(notShared === null ? [] : [notShared]), ...await blockersOf(qmp)],
+    pager: files ? pagerOfFiles(files) : "native",
+    pager_reason: notShared,
+    blockers: await blockersOf(qmp),
   };
 }
 

@@ -35,10 +35,15 @@ export class WaitingQemu implements AsyncDisposable {
       machine = null;
     }
     machine ??= await startWaiting(this.#command, this.#folder, pager);
-    const objection = misfitOf(machine.shape, shape);
-    if (!objection) return machine;
-    await machine[Symbol.asyncDispose]();
-    throw objection;
+    try {
+      const objection = misfitOf(machine.shape, shape);
+      if (objection) throw objection;
+      await machine.own?.listen(shape.version);
+      return machine;
+    } catch (error) {
+      await machine[Symbol.asyncDispose]();
+      throw error;
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -49,7 +54,8 @@ export class WaitingQemu implements AsyncDisposable {
 
 async function startWaiting(command: readonly string[], folder: string, pager: Pager): Promise<QemuMachine> {
   const running = await launchQemu({ command, folder, ramFolder: pager.ramFolder, incoming: true });
-  return await QemuMachine.create({ ...running, folder, pagerOf: pagerOfFiles, waiting: true });
+  const native = pager.kind === "native";
+  return await QemuMachine.create({ ...running, folder, pagerOf: pagerOfFiles, waiting: true, native });
 }
 
 /** What of the source's machine does not fit into ours; null: it fits. */

@@ -70,14 +70,6 @@ export async function machineBytes(qmp: QmpClient): Promise<number> {
   return sizes["base-memory"] + (sizes["plugged-memory"] ?? 0);
 }
 
-/** Finds the mappings of every backend. Throws PreflightError where RAM is not in shared files. */
-export async function findRam(qmp: QmpClient, process: NativeProcess): Promise<GuestRam> {
-  const backends = await backendsOf(qmp);
-  const why = whyNotShared(backends, await machineBytes(qmp));
-  if (why !== null) throw notShared(why);
-  return mapRam(backends, process);
-}
-
 /** Finds the mappings of backends that are all in shared files. Throws PreflightError where one is not seen. */
 export function mapRam(backends: Backend[], process: NativeProcess): GuestRam {
   const mappings = sharedMappings(mapsOf(process));

@@ -21,8 +21,8 @@ export interface LaunchQemuOptions {
   command: readonly string[];
   /** Private: for the monitor's socket and the log. */
   folder: string;
-  /** Where its RAM files go. */
-  ramFolder: string;
+  /** Where its RAM files go; null: its RAM stays as its arguments have it. */
+  ramFolder: string | null;
   incoming: boolean;
 }
 

@@ -29,13 +29,18 @@ export async function blockersOf(qmp: QmpClient): Promise<string[]> {
 }
 
 /** Once the guest is stopped every answer of the monitor is downtime: so this comes first. */
-export async function setCapabilities(qmp: QmpClient): Promise<Capabilities> {
+export function setCapabilities(qmp: QmpClient): Promise<Capabilities> {
+  return chooseCapabilities(qmp, CAPABILITIES);
+}
+
+/** Sets migration capabilities; what they were before. Throws MachineStateError where QEMU lacks one. */
+export async function chooseCapabilities(qmp: QmpClient, names: readonly string[]): Promise<Capabilities> {
   const all = await qmp.ask(capabilitiesSchema, "query-migrate-capabilities");
-  const before = all.filter(({ capability }) => CAPABILITIES.some((name) => name === capability));
-  if (before.length < CAPABILITIES.length) {
-    throw new MachineStateError(`This QEMU has not the migration capabilities ${CAPABILITIES.join(" and ")}`);
+  const before = all.filter(({ capability }) => names.includes(capability));
+  if (before.length < names.length) {
+    throw new MachineStateError(`This QEMU has not all of the migration capabilities ${names.join(", ")}`);
   }
-  const capabilities = CAPABILITIES.map((capability) => ({ capability, state: true }));
+  const capabilities = names.map((capability) => ({ capability, state: true }));
   await qmp.call("migrate-set-capabilities", { capabilities });
   return before;
 }

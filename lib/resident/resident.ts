@@ -3,6 +3,7 @@
  * socket, makes the source's side of a migration, and ends when its guest is stopped or has moved away.
  */
 import * as v from "valibot";
+import { PAGE_BYTES } from "../../ffi/ram.ts";
 import { toErrorEvent } from "../control/error_event.ts";
 import type { Handler, HandlerContext, Handlers } from "../control/server.ts";
 import { EXIT, type ExitCode, type GuestLocation, GygesError, MigrationError, UsageError } from "../errors.ts";
@@ -33,7 +34,7 @@ const migrateSchema = v.object({
   prefetchConnections: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(16)),
   prefetch: v.boolean(),
   tls: v.boolean(),
-  pager: v.picklist(["auto", "user", "kernel"]),
+  pager: v.picklist(["auto", "user", "kernel", "native"]),
   transport: v.picklist(["auto", "tcp", "rdma"]),
   rdmaListen: v.nullable(v.object({
     host: v.string(),
@@ -286,7 +287,7 @@ export class Resident {
   #snapshot(): Snapshot {
     const guest = this.#machine && !this.#gone ? this.#guest() : null;
     const moving = this.#source ?? this.#destination;
-    const totalPages = this.#machine?.ram.pages ?? this.#destination?.machine?.ram.pages ?? 0;
+    const totalPages = ((this.#machine ?? this.#destination?.machine)?.ramBytes ?? 0) / PAGE_BYTES;
     if (!moving) return { ...IDLE, total_pages: totalPages, present_pages: totalPages, guest };
     const { stats } = moving;
     const missing = this.#source ? this.#source.missingPages : stats.missing_pages;

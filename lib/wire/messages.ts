@@ -26,6 +26,9 @@
  * the source may: it alone knows whether it has sent `run`. A link lost there leaves the destination in doubt; the
  * source comes back, reads in `welcome` whether its `run` was heard, and says it again if it was not.
  *
+ * With the native pager the QEMUs move RAM and state by themselves, through connections of role "demand": a round lasts
+ * for as long as they do so while the guest runs, all sets are empty, and the commit point is passed before `run` is sent.
+ *
  * Payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a table of remote regions stands before: it
  * replaces the table that was sent before it, and is empty where that one still holds. Its bytes are an array of
  * struct gyges_region of kernel/include/uapi/linux/gyges.h, by first page, without overlap. A source that comes back
@@ -34,7 +37,7 @@
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 
@@ -110,7 +113,7 @@ export const rendezvousSchema = v.object({
 });
 export type Rendezvous = v.InferOutput<typeof rendezvousSchema>;
 
-const pager = v.picklist(["user", "kernel"]);
+const pager = v.picklist(["user", "kernel", "native"]);
 const transport = v.picklist(["tcp", "rdma"]);
 
 export const messageSchema = v.variant("type", [

@@ -35,7 +35,7 @@ function provePages(summary: Summary): void {
     assert.equal(postcopy_pages, 0);
     assert.equal(demand_faults, 0);
   }
-  assert.ok(prefetched_pages <= postcopy_pages);
+  assert.ok(prefetched_pages !== null && prefetched_pages <= postcopy_pages);
   assert.ok(summary.wire_bytes >= (precopy_pages + postcopy_pages) * summary.page_bytes);
 }
 

@@ -56,6 +56,17 @@ Deno.test("plansFor() lets a kernel pager at the source have RDMA only, whatever
   assert.equal(planned(offer("kernel", ["rdma"]), "auto", USER_TCP), "");
 });
 
+Deno.test("plansFor() leaves a guest whose RAM is private to its QEMU to QEMU, and no other", () => {
+  const all = [...BOTH, fakePager("native")];
+  assert.equal(planned(offer("native", ["tcp"]), "auto", all), "native/tcp");
+  assert.equal(planned(offer("native", ["tcp"]), "native", all), "native/tcp");
+  assert.equal(planned(offer("native", ["tcp"]), "user", all), "");
+  assert.equal(planned(offer("user", ["rdma", "tcp"]), "auto", all), "kernel/rdma user/rdma user/tcp");
+  assert.equal(planned(offer("user", ["tcp"]), "native", all), "");
+  const { ruledOut } = plansFor(offer("native", ["tcp"]), "user", all);
+  assert.match(ruledOut.at(-2) ?? "", /^the user pager over TCP: the guest's RAM is private to the source's QEMU$/);
+});
+
 Deno.test("plansFor() plans nothing over RDMA for a source that does not say where it listens", () => {
   assert.equal(planned({ pager: "user", transports: ["rdma", "tcp"] }, "auto", BOTH), "user/tcp");
 });

@@ -36,6 +36,12 @@ Deno.test("launchArguments() makes a destination wait, stopped", () => {
   assert.deepEqual(launched("-m 512", true), [...withBackend("-m 512", "512M"), "-incoming", "defer", "-S"]);
 });
 
+Deno.test("launchArguments() leaves RAM where it is for the native pager", () => {
+  const args = ["-m", "512", "-mem-path", "/dev/hugepages", "-object", "memory-backend-ram,id=a,size=512M"];
+  const options = { ...OPTIONS, ramFolder: null, incoming: true };
+  assert.deepEqual(launchArguments(args, options), [...args, ...QMP, "-incoming", "defer", "-S"]);
+});
+
 Deno.test("launchArguments() keeps the backends of the machine and makes their files shared", () => {
   const line = "-object memory-backend-memfd,id=a,size=1G,seal=on -object memory-backend-file,id=b,size=1G," +
     "mem-path=/tmp/x,,y,share=off,prealloc=on -numa node,memdev=a -numa node,memdev=b";
