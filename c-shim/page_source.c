@@ -356,8 +356,6 @@ void gy_source_drop_channels(struct gy_source *source)
 		free(source->servers[i].out);
 	}
 	source->n_servers = 0;
-	if (source->rdma)
-		rdma_source_drop(source->rdma);
 	pacer_restart(&source->pacer);
 	/* The fate of the old channels must not be taken for that of the next. */
 	events_forget(&source->events, GY_EVENT_LINK_LOST | GY_EVENT_FAILED);

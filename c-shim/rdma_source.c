@@ -48,19 +48,19 @@ struct rdma_source {
 
 /* ---- connections ---- */
 
-/* The private data of a request is padded with zeros to the CM's own length. */
-static bool is_ours(const struct rdma_source *source, const struct rdma_conn_param *param)
+/* What a request asks to be; 0: it is none of ours. Its private data is padded with zeros to the CM's own length. */
+static int role_of(const struct rdma_source *source, const struct rdma_conn_param *param)
 {
 	struct gyges_cm_request request;
 
 	if (!param->private_data || param->private_data_len < sizeof(request))
-		return false;
+		return 0;
 	memcpy(&request, param->private_data, sizeof(request));
 	if (request.magic != GYGES_CM_MAGIC || request.version != GYGES_CM_VERSION || request.reserved)
-		return false;
+		return 0;
 	if (request.role != GYGES_ROLE_DEMAND && request.role != GYGES_ROLE_PREFETCH)
-		return false;
-	return !CRYPTO_memcmp(request.token, source->token, sizeof(source->token));
+		return 0;
+	return CRYPTO_memcmp(request.token, source->token, sizeof(source->token)) ? 0 : request.role;
 }
 
 static int make_queue_pair(struct rdma_source *source, struct rdma_cm_id *id)
@@ -84,7 +84,19 @@ static void free_connection(struct rdma_source *source, struct connection *conn)
 	*conn = (struct connection){ 0 };
 }
 
-static int admit_locked(struct rdma_source *source, struct rdma_cm_id *id)
+static void free_all_locked(struct rdma_source *source)
+{
+	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
+		if (source->conn[i].id)
+			free_connection(source, &source->conn[i]);
+	}
+}
+
+/*
+ * A destination begins with its demand connection. One that begins anew has lost those that it had, and this end of
+ * them may never notice: nothing is sent from here.
+ */
+static int admit_locked(struct rdma_source *source, struct rdma_cm_id *id, int role)
 {
 	struct rdma_conn_param param = {
 		/* As many as the destination asked for and the device has. */
@@ -95,6 +107,8 @@ static int admit_locked(struct rdma_source *source, struct rdma_cm_id *id)
 	struct connection *conn = NULL;
 	int ret;
 
+	if (role == GYGES_ROLE_DEMAND)
+		free_all_locked(source);
 	for (uint32_t i = 0; i < MAX_CONNECTIONS && !conn; i++) {
 		if (!source->conn[i].id)
 			conn = &source->conn[i];
@@ -113,13 +127,13 @@ static int admit_locked(struct rdma_source *source, struct rdma_cm_id *id)
 	return 0;
 }
 
-static void on_request(struct rdma_source *source, struct rdma_cm_id *id, bool ours)
+static void on_request(struct rdma_source *source, struct rdma_cm_id *id, int role)
 {
 	int ret = -EACCES;
 
-	if (ours && id->verbs == source->listener->verbs) {
+	if (role && id->verbs == source->listener->verbs) {
 		pthread_mutex_lock(&source->lock);
-		ret = admit_locked(source, id);
+		ret = admit_locked(source, id, role);
 		pthread_mutex_unlock(&source->lock);
 	}
 	if (!ret)
@@ -155,12 +169,12 @@ static void handle_event(struct rdma_source *source, struct rdma_cm_event *event
 {
 	enum rdma_cm_event_type type = event->event;
 	struct rdma_cm_id *id = event->id;
-	bool ours = type == RDMA_CM_EVENT_CONNECT_REQUEST && is_ours(source, &event->param.conn);
+	int role = type == RDMA_CM_EVENT_CONNECT_REQUEST ? role_of(source, &event->param.conn) : 0;
 
 	source->rdma->rdma_ack_cm_event(event);
 	switch (type) {
 	case RDMA_CM_EVENT_CONNECT_REQUEST:
-		on_request(source, id, ours);
+		on_request(source, id, role);
 		break;
 	case RDMA_CM_EVENT_ESTABLISHED:
 		on_change(source, id, true);
@@ -191,16 +205,6 @@ static void *serve(void *arg)
 			handle_event(source, event);
 	}
 	return NULL;
-}
-
-void rdma_source_drop(struct rdma_source *source)
-{
-	pthread_mutex_lock(&source->lock);
-	for (uint32_t i = 0; i < MAX_CONNECTIONS; i++) {
-		if (source->conn[i].id)
-			free_connection(source, &source->conn[i]);
-	}
-	pthread_mutex_unlock(&source->lock);
 }
 
 /* ---- memory ---- */
@@ -318,7 +322,9 @@ void rdma_source_close(struct rdma_source *source)
 	if (!source)
 		return;
 	stop_thread(source);
-	rdma_source_drop(source);
+	pthread_mutex_lock(&source->lock);
+	free_all_locked(source);
+	pthread_mutex_unlock(&source->lock);
 	if (source->mr)
 		source->rdma->ibv_dereg_mr(source->mr);
 	if (source->cq)

@@ -191,7 +191,7 @@ export class DestinationMigration {
     this.#offer = offer;
     const { kind, transport } = this.#pager;
     peer.maxPayloadBytes = payloadBound(this.#machine, transport);
-    this.#options.onEvent({ type: "note", level: "info", detail: `Pages move by ${why}` });
+    this.#note("info", `Pages move by ${why}`);
     await peer.send({ type: "accepted", pager: kind, transport, why: why.slice(0, MAX_WORDS) });
   }
 
@@ -337,7 +337,7 @@ export class DestinationMigration {
         await this.#untilWhole(link);
         break;
       } catch (error) {
-        const back = await this.#pause(link.peer, error);
+        const back = await this.#withoutSource(link.peer, error);
         // The goodbye waits for a source that is away.
         if (!back) break;
         link = listen(back);
@@ -387,10 +387,39 @@ export class DestinationMigration {
       await Promise.race([link.settled, late.promise]);
       link.peer[Symbol.dispose]();
       if (link.message?.type === "finished") return link.message.summary;
-      const next = await this.#nextPeer(DEADLINE_MS.reconnect);
+      using over = delay(DEADLINE_MS.reconnect);
+      const next = await this.#nextPeer(over.promise);
       link = next ? listen(next.peer) : null;
     }
     return this.ownSummary();
+  }
+
+  /** Its control connection once the source is back; null: no page is missing any more. */
+  async #withoutSource(lost: Peer, error: unknown): Promise<Peer | null> {
+    lost[Symbol.dispose]();
+    return await this.#readOn(error) ?? await this.#pause(lost, error);
+  }
+
+  /**
+   * No process of the source takes part in a READ: what has become of the one that speaks for it is no matter to pages
+   * that come by RDMA. Null: they come no more, or none is missing.
+   */
+  async #readOn(error: unknown): Promise<Peer | null> {
+    if (this.#pages.transport !== "rdma" || this.#pagesOver) return null;
+    this.#note("warning", `The source says nothing any more (${messageOf(error)}); its pages go on coming by RDMA`);
+    while (!this.#pagesOver) {
+      const back = await this.#nextPeer(this.#events.changed);
+      if (!back) continue;
+      this.#note("info", "The source is back");
+      return this.#peer = back.peer;
+    }
+    return null;
+  }
+
+  /** The last page is here, or none comes until the source connects anew. */
+  get #pagesOver(): boolean {
+    const { complete, linkLost, failed } = this.#events.seen;
+    return complete || linkLost || failed;
   }
 
   /** The guest waits intact, on the pages that are missing, until the source is back. Null: none is missing. */
@@ -414,7 +443,8 @@ export class DestinationMigration {
   async #untilBack(error: unknown): Promise<Peer> {
     let reported = false;
     for (;;) {
-      const back = await this.#nextPeer(reported ? 0 : DEADLINE_MS.reconnect);
+      using late = reported ? null : delay(DEADLINE_MS.reconnect);
+      const back = await this.#nextPeer(late?.promise);
       if (back && await this.#relink(back)) return this.#peer = back.peer;
       if (!back && !reported) {
         this.#reportLoss(error);
@@ -432,23 +462,18 @@ export class DestinationMigration {
       return true;
     } catch (error) {
       if (!(error instanceof NativeError)) throw error;
-      this.#options.onEvent({
-        type: "note",
-        level: "warning",
-        detail: `The source is back, but not by RDMA: ${error.message}`,
-      });
+      this.#note("warning", `The source is back, but not by RDMA: ${error.message}`);
       peer[Symbol.dispose]();
       await this.#pages.dropLink();
       return false;
     }
   }
 
-  /** The control connection of a source that has come back; null after `timeoutMs`, 0: no deadline. */
-  async #nextPeer(timeoutMs: number): Promise<Resumption | null> {
+  /** The control connection of a source that has come back; null once `enough` has resolved. */
+  async #nextPeer(enough?: Promise<void>): Promise<Resumption | null> {
     const next = Promise.withResolvers<Resumption | null>();
     this.#resumed.push(next.resolve);
-    using late = timeoutMs > 0 ? delay(timeoutMs) : null;
-    void late?.promise.then(() => next.resolve(null));
+    void enough?.then(() => next.resolve(null));
     const back = await next.promise;
     if (!back) this.#resumed.splice(this.#resumed.indexOf(next.resolve), 1);
     return back;
@@ -485,6 +510,10 @@ export class DestinationMigration {
       stats: this.stats,
       guest,
     });
+  }
+
+  #note(level: "info" | "warning", detail: string): void {
+    this.#options.onEvent({ type: "note", level, detail });
   }
 
   get #pages(): DestinationPager {

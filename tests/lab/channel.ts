@@ -2,10 +2,18 @@
 
 const FRAME = { hello: 0, exec: 1, signal: 2, out: 3, err: 4, exit: 5 } as const;
 const HEADER_BYTES = 12;
+const KILL = 9;
 /** As a shell tells of SIGKILL: what the death of a host does to its processes. */
-const KILLED = 137;
+const KILLED = 128 + KILL;
 
-const SIGNALS = { SIGINT: 2, SIGKILL: 9, SIGTERM: 15 } as const;
+/** Those that a host is sent. */
+const SIGNALS: Partial<Record<Deno.Signal, number>> = {
+  SIGINT: 2,
+  SIGKILL: KILL,
+  SIGTERM: 15,
+  SIGCONT: 18,
+  SIGSTOP: 19,
+};
 
 /** A process in a host; of the shape of Deno.ChildProcess where both have the same. */
 export class RemoteProcess {
@@ -30,8 +38,9 @@ export class RemoteProcess {
 
   /** Sends a signal to all that the command has started in its session. */
   kill(name: Deno.Signal): void {
-    if (name !== "SIGINT" && name !== "SIGKILL" && name !== "SIGTERM") throw new Error(`${name} is not sent to a host`);
-    this.#signal(SIGNALS[name]);
+    const number = SIGNALS[name];
+    if (number === undefined) throw new Error(`${name} is not sent to a host`);
+    this.#signal(number);
   }
 }
 
@@ -79,7 +88,7 @@ export class Channel {
   /** Sends SIGKILL to all that runs, as RemoteProcess.kill() does. Resolves when all has ended. */
   async killAll(): Promise<void> {
     const ends = [...this.#processes.values()].map(({ end }) => end.promise);
-    for (const id of this.#processes.keys()) this.#signal(id, SIGNALS.SIGKILL);
+    for (const id of this.#processes.keys()) this.#signal(id, KILL);
     await Promise.all(ends);
   }
 

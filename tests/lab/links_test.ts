@@ -132,6 +132,25 @@ labTest("kernel pager: a link that is cut half way comes back", { kernel: "6.1",
   await proveWhole(there, summary);
 });
 
+labTest(
+  "user pager over RDMA: a destination that is silent for 8 s keeps its links, and all pages come",
+  { kernel: "6.12", ...LAB },
+  async (lab) => {
+    const [guest, there] = await ready(lab, USER, { there: "there" }, "32M");
+    const migrate = move(lab.host(1), guest, there, [...FULL, ...USER.move]);
+    await inPostcopy(migrate, there);
+    there.process.signal("SIGSTOP");
+    await pause(8_000);
+    assert.equal(migrate.states.at(-1), "paused", "the source has not noticed");
+    there.process.signal("SIGCONT");
+    const summary = await account("6.12, user pager over RDMA, silent for 8 s", guest, there, migrate);
+    proveRecovered(migrate);
+    // No processor of either end's gyges was needed but to ask: what it had asked with was still there.
+    assert.ok(!there.process.states.includes("paused"), there.process.states.join(" "));
+    await proveWhole(there, summary);
+  },
+);
+
 labTest("a source host that dies leaves guests that wait and can be ended", { kernel: "6.1", ...LAB }, async (lab) => {
   const [one, two] = [lab.host(1), lab.host(2)];
   const soon = { env: { GYGES_RECONNECT_S: "2" } };
