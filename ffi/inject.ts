@@ -4,11 +4,23 @@ import { unwrap } from "./native_error.ts";
 import type { PageSet } from "./page_set.ts";
 
 export const INJECT = { "zero-page": 1, "swap-pages": 2, "stale-page": 3, "skip-dirty": 4 } as const;
-export type InjectedFault = keyof typeof INJECT;
+export type InjectedFault = keyof typeof INJECT | typeof UNDRAINED;
+
+/** No fault of one page: what was written is looked up while disks may be writing into guest memory. */
+export const UNDRAINED = "undrained-scans";
+let undrained = false;
 
 /** Arms one fault at the first fitting page at or after `page`, in this process. */
 export function inject(fault: InjectedFault, page: number): void {
+  if (fault === UNDRAINED) {
+    undrained = true;
+    return;
+  }
   unwrap("arm a fault", shim().gy_inject(INJECT[fault], BigInt(page)));
+}
+
+export function scansUndrained(): boolean {
+  return undrained;
 }
 
 /** Where a dirty set is final: leaves out a page if "skip-dirty" is armed. */

@@ -4,6 +4,7 @@
  */
 import * as v from "valibot";
 import { Guard } from "../../ffi/guard.ts";
+import { scansUndrained } from "../../ffi/inject.ts";
 import { NativeError } from "../../ffi/native_error.ts";
 import type { PageSet } from "../../ffi/page_set.ts";
 import { NativeProcess } from "../../ffi/process.ts";
@@ -227,7 +228,7 @@ export class QemuMachine implements Machine {
   }
 
   async #drained<T>(look: () => Promise<T>): Promise<T> {
-    if (!this.#running) return await look();
+    if (!this.#running || scansUndrained()) return await look();
     await this.#qmp.call("stop");
     try {
       return await look();

@@ -1,5 +1,5 @@
 /** GYGES_INJECT=FAULT@PAGE arms one fault in this process, for tests that must see a detector fire. */
-import { INJECT, inject, type InjectedFault } from "../../ffi/inject.ts";
+import { INJECT, inject, type InjectedFault, UNDRAINED } from "../../ffi/inject.ts";
 import { UsageError } from "../errors.ts";
 import type { GygesEvent } from "../events.ts";
 
@@ -11,7 +11,7 @@ export function armInjection(onEvent: (event: GygesEvent) => void): void {
   if (text === undefined) return;
   const [fault = "", page = ""] = text.split("@");
   if (!isFault(fault) || !/^\d{1,12}$/.test(page)) {
-    const faults = Object.keys(INJECT).join(", ");
+    const faults = [...Object.keys(INJECT), UNDRAINED].join(", ");
     throw new UsageError(`Cannot read ${VARIABLE}="${text}": it must be FAULT@PAGE with FAULT one of ${faults}`);
   }
   inject(fault, Number(page));
@@ -23,5 +23,5 @@ export function armInjection(onEvent: (event: GygesEvent) => void): void {
 }
 
 function isFault(text: string): text is InjectedFault {
-  return text in INJECT;
+  return text in INJECT || text === UNDRAINED;
 }

@@ -2,9 +2,8 @@
 import { hostFacts } from "../../ffi/host.ts";
 import { runsEmulated } from "./emulated.ts";
 import { Host } from "./host.ts";
+import { testOrSkip } from "./skips.ts";
 
-/** Where tests/run.ts wants reasons for skips; a quiet `deno test` shows nothing that tests print. */
-const SKIPS = "GYGES_TEST_SKIPS";
 /** -ENOENT */
 const NO_DEVICE = -2;
 
@@ -22,13 +21,7 @@ const missing = whatIsMissing();
 export function needsKvm(name: string, fn: () => Promise<void>): void {
   // The part "emulated" has it.
   if (missing && runsEmulated(name)) return;
-  if (missing) {
-    const report = Deno.env.get(SKIPS);
-    const line = `skip: ${name}: ${missing}\n`;
-    if (report) Deno.writeTextFileSync(report, line, { append: true });
-    else console.log(line.trimEnd());
-  }
-  Deno.test({ name, ignore: missing !== null, fn });
+  testOrSkip(name, missing, fn);
 }
 
 /** A test with a host of its own. Everything that `body` started is ended with it. */

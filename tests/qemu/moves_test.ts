@@ -1,7 +1,11 @@
 /** Guests of stock QEMU move by the user pager, there and back, and prove their own memory; with controls. */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { sharedMappings } from "../../lib/qemu/guest_ram.ts";
+import { until } from "../helpers/host.ts";
+import { testOrSkip } from "../helpers/skips.ts";
 import { account, QemuPair, type Shape } from "./pair.ts";
+import { noSlowDisk, SlowDisk } from "./slow_disk.ts";
 import { stampedPages } from "./stamps.ts";
 
 const PAGE_BYTES = 4096;
@@ -88,6 +92,35 @@ async function moveWithoutLastWrite(): Promise<readonly string[]> {
   await migrate.endedWith(0);
   pair.console.moveTo(to.log);
   // It would be long in coming to the page, but before it powers off it looks at all. (Its end may overtake the answer.)
+  await pair.host.start(["vm", "stop", to.name]).ended();
+  await pair.console.untilEnded();
+  return pair.console.corruptions;
+}
+
+/** Eight requests under way at any time, half of them reads into the guest's memory. */
+const BUSY_DISK = { workingSet: "16M", rate: 200, withDisk: true, diskWorkers: 8 } as const;
+const READS_PER_SECOND = 100;
+
+testOrSkip("what a disk reads past all caches is not lost, but where scans are not drained", noSlowDisk(), async () => {
+  assert.deepEqual(await moveWithBusyDisk({}), []);
+  const found = await moveWithBusyDisk({ GYGES_INJECT: "undrained-scans@0" });
+  console.log(`  with the rule off ${found.length} pages are damaged`);
+  assert.ok(found.length > 0);
+  for (const word of found) assert.match(word, /^CORRUPT blk=.* (kept|read)$/);
+});
+
+/** Moves a guest whose disk is busy and slow; what damage it has found when it powers off. */
+async function moveWithBusyDisk(env: Record<string, string>): Promise<readonly string[]> {
+  await using pair = await QemuPair.open(BUSY_DISK);
+  const home = await pair.start();
+  const to = await pair.prepare();
+  using _slow = new SlowDisk(pair.qemuOf(home.name), join(pair.folder, "disk"), READS_PER_SECOND);
+  await home.process[Symbol.asyncDispose]();
+  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const args = ["--switch-threshold", "1ms", "--precopy-timeout", "4s"];
+  await pair.host.start(["migrate", to.ticket, "--qmp", qmp, ...args], { env }).endedWith(0);
+  await until(() => !pair.hasQemu(home.name), () => "the source's QEMU has ended");
+  pair.console.moveTo(to.log);
   await pair.host.start(["vm", "stop", to.name]).ended();
   await pair.console.untilEnded();
   return pair.console.corruptions;
