@@ -337,6 +337,7 @@ u32 gyges_export_connections(struct gyges_inode *gi);
 #define GYGES_INJECT_SKIP_MKCLEAN	2u	/* rounds do not write-protect */
 #define GYGES_INJECT_ZERO_MISSING	4u	/* the next missing page that is touched becomes zeros */
 #define GYGES_INJECT_KEEP_ROUND		8u	/* a round that its caller did not get is not given back */
+#define GYGES_INJECT_LEAK		16u	/* the end of an import forgets a bitmap */
 extern unsigned int gyges_inject;
 
 #endif
