@@ -397,11 +397,14 @@ struct gy_sink_config {
 	uint64_t precopy_window_bytes;	/* asked for and not yet received, over all prefetch connections */
 	uint64_t postcopy_window_bytes;
 	uint32_t prefetch;		/* 0: demand only, until no fault has come for a second */
-	uint32_t reserved;
+	uint32_t take_over;		/* 1: RAM of another process, whose agent died after gy_sink_arm() */
 	uint64_t rate;			/* bytes per second over all RDMA links, 0 without limit; TCP: see gy_source_create() */
 };
 
-/* Registers userfaultfd over the guest mapping. @err as in gy_vm_create(). EPERM: see `gyges doctor`. */
+/*
+ * Registers userfaultfd over the guest mapping. @err as in gy_vm_create(). EPERM: see `gyges doctor`. With @take_over
+ * it goes on with the descriptor that stayed open in the guest's process; -ENOENT: none did, so every page is there.
+ */
 GY_EXPORT int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *config, struct gy_sink **out,
 			     char *err, uint32_t err_bytes);
 /* Before gy_sink_arm(): forgets everything. After it, with pages missing: the guest must be gone. */
@@ -436,7 +439,8 @@ GY_EXPORT int gy_sink_end_round(struct gy_sink *sink);
 GY_EXPORT int64_t gy_sink_discard(struct gy_sink *sink, const uint8_t *set, uint64_t len);
 /*
  * Post-copy begins: pages wanted are missing, pages received are vouched for, all others are known to be zero.
- * Drops every page that is not vouched for, then answers faults. Returns missing pages.
+ * Drops every page that is not vouched for, then answers faults. Returns missing pages. After a take-over nothing is
+ * dropped: what is in the file is here, all else is missing, and whoever waited for an answer of the dead agent asks anew.
  */
 GY_EXPORT int64_t gy_sink_arm(struct gy_sink *sink);
 /* After the commit point: prefetch may begin. */
@@ -550,7 +554,8 @@ enum gy_inject {
 	GY_INJECT_ZERO_PAGE = 1,	/* sink: the page, no other, is placed as zeros */
 	GY_INJECT_SWAP_PAGES = 2,	/* sink: the page and its successor change places */
 	GY_INJECT_STALE_PAGE = 3,	/* sink: a pre-copied page stays although it was dirtied since */
-	GY_INJECT_SKIP_DIRTY = 4	/* source: a dirty page is left out of the set */
+	GY_INJECT_SKIP_DIRTY = 4,	/* source: a dirty page is left out of the set */
+	GY_INJECT_ABSENT_PAGE = 5	/* sink that takes over: a page that is not there is taken for present */
 };
 
 /* Arms one fault at the first fitting page at or after @page. Process-wide; for tests only. */

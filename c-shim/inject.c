@@ -11,7 +11,7 @@ static _Atomic(uint64_t) at_page;
 
 int gy_inject(uint32_t what, uint64_t page)
 {
-	if (what > GY_INJECT_SKIP_DIRTY)
+	if (what > GY_INJECT_ABSENT_PAGE)
 		return -EINVAL;
 	atomic_store(&at_page, page);
 	atomic_store(&armed, what);

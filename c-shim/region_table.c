@@ -79,3 +79,20 @@ bool region_table_covers(const struct region_table *table, const gy_word *set, u
 	}
 	return bitmap_next(set, from, pages, true) >= pages;
 }
+
+static void clear_range(gy_word *set, uint64_t first, uint64_t end)
+{
+	for (; first < end; first++)
+		bitmap_clear(set, first);
+}
+
+void region_table_clip(const struct region_table *table, gy_word *set, uint64_t pages)
+{
+	uint64_t end = 0;
+
+	for (uint32_t i = 0; i < table->count; i++) {
+		clear_range(set, end, table->region[i].first_page);
+		end = table->region[i].first_page + table->region[i].pages;
+	}
+	clear_range(set, end, pages);
+}

@@ -24,5 +24,7 @@ int region_table_read(const uint8_t *bytes, uint64_t len, uint64_t pages, struct
 const struct gyges_region *region_table_find(const struct region_table *table, uint64_t page);
 /* Whether every page of @set, over @pages pages, has a region. */
 bool region_table_covers(const struct region_table *table, const gy_word *set, uint64_t pages);
+/* Takes the pages that have no region out of @set. */
+void region_table_clip(const struct region_table *table, gy_word *set, uint64_t pages);
 
 #endif

@@ -11,6 +11,7 @@
  * All of it is one thread's work, as ptrace(2) knows threads, not processes; and that thread ends with it, so that the
  * kernel lets go of a main thread that did not stop in time.
  */
+#include <dirent.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -317,6 +318,43 @@ int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err)
 	}
 	*remote_fd = (int)made;
 	return fd;
+}
+
+/* 0: descriptor @name of the process is no userfaultfd. */
+static uint64_t features_of(pid_t pid, const char *name)
+{
+	unsigned long long api, features = 0;
+	char path[64], line[128];
+	FILE *info;
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%.10s", pid, name);
+	info = fopen(path, "re");
+	while (info && fgets(line, sizeof(line), info))
+		sscanf(line, "API:\t%llx:%llx:", &api, &features);
+	if (info)
+		fclose(info);
+	return features;
+}
+
+int remote_find_userfaultfd(pid_t pid, uint64_t features, int from)
+{
+	int found = -ENOENT;
+	char path[64];
+	DIR *folder;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	folder = opendir(path);
+	if (!folder)
+		return errno == ENOENT ? -ESRCH : -errno;
+	for (struct dirent *entry = readdir(folder); entry; entry = readdir(folder)) {
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] != '.' && fd >= from && (found < 0 || fd < found) &&
+		    (features_of(pid, entry->d_name) & features) == features)
+			found = fd;
+	}
+	closedir(folder);
+	return found;
 }
 
 void remote_close(pid_t pid, int fd)

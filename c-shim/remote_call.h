@@ -8,6 +8,7 @@
 #ifndef GY_REMOTE_CALL_H
 #define GY_REMOTE_CALL_H
 
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "err.h"
@@ -17,6 +18,12 @@
  * may not have one (an unprivileged process), EBUSY where a debugger has the process.
  */
 int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err);
+
+/*
+ * The lowest descriptor of process @pid, from @from on, that is a userfaultfd with all of @features: one that an agent
+ * before this one left there. -ENOENT: it has none; -errno.
+ */
+int remote_find_userfaultfd(pid_t pid, uint64_t features, int from);
 
 /* Our own copy of descriptor @fd of process @pid. -errno. */
 int remote_take(pid_t pid, int fd);

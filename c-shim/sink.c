@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "clock.h"
 #include "inject.h"
@@ -20,29 +19,19 @@ static int make_state(struct gy_sink *sink)
 	uint64_t words = bitmap_words(sink->ram->pages);
 
 	sink->state_bytes = 4 * words * sizeof(gy_word);
-	sink->state_fd = memfd_create("gyges-state", MFD_CLOEXEC);
-	if (sink->state_fd < 0)
-		return -errno;
-	if (ftruncate(sink->state_fd, (off_t)sink->state_bytes))
-		goto err_close;
-	sink->state = mmap(NULL, sink->state_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, sink->state_fd, 0);
+	sink->state = mmap(NULL, sink->state_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (sink->state == MAP_FAILED)
-		goto err_close;
+		return -errno;
 	sink->want = sink->state;
 	sink->received = sink->want + words;
 	sink->zero = sink->received + words;
 	sink->stored = sink->zero + words;
 	return 0;
-
-err_close:
-	close(sink->state_fd);
-	return -errno;
 }
 
 static void free_state(struct gy_sink *sink)
 {
 	munmap(sink->state, sink->state_bytes);
-	close(sink->state_fd);
 }
 
 static int start_fault_thread(struct gy_sink *sink)
@@ -65,7 +54,7 @@ int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *config, stru
 	struct gy_sink *sink;
 	int ret;
 
-	if (config->reserved)
+	if (config->take_over > 1 || (config->take_over && !ram->pid))
 		return -EINVAL;
 	sink = calloc(1, sizeof(*sink));
 	if (!sink)
@@ -86,7 +75,8 @@ int gy_sink_create(struct gy_ram *ram, const struct gy_sink_config *config, stru
 	ret = pacer_init(&sink->pacer, config->rate);
 	if (ret)
 		goto err_events;
-	ret = uffd_open(&sink->uffd, ram, err, err_bytes);
+	ret = config->take_over ? uffd_take_over(&sink->uffd, ram, err, err_bytes)
+				: uffd_open(&sink->uffd, ram, err, err_bytes);
 	if (ret)
 		goto err_pacer;
 	ret = start_fault_thread(sink);
@@ -396,6 +386,45 @@ static int drop_unvouched(struct gy_sink *sink)
 	return drop_foreign(sink);
 }
 
+static void want_absent(struct gy_sink *sink, uint64_t first, uint64_t end)
+{
+	uint64_t spared;
+
+	for (uint64_t page = first; page < end; page++)
+		bitmap_set(sink->want, page);
+	if (first < end && inject_take(GY_INJECT_ABSENT_PAGE, first, end - first, &spared)) {
+		bitmap_clear(sink->want, spared);
+		bitmap_set(sink->received, spared);
+	}
+}
+
+/*
+ * After a take-over the file itself says what is here: what was in it when the pager was armed was vouched for, and a
+ * page that came since is in it whole or not at all. No hole is filled meanwhile, as whoever touches one waits. Which of
+ * the absent pages are zero the source will tell; only those that it has no region for are known to be. (hugetlbfs,
+ * where a hole looks like data, cannot be registered: see uffd.c.)
+ */
+static int find_present(struct gy_sink *sink)
+{
+	uint64_t pages = sink->ram->pages, page = 0;
+
+	while (page < pages) {
+		int64_t data = gy_ram_seek(sink->ram, page * GY_PAGE_BYTES, 1), hole;
+
+		if (data < 0)
+			return (int)data;
+		want_absent(sink, page, (uint64_t)data / GY_PAGE_BYTES);
+		hole = gy_ram_seek(sink->ram, (uint64_t)data, 0);
+		if (hole < 0)
+			return (int)hole;
+		for (page = (uint64_t)data / GY_PAGE_BYTES; page < (uint64_t)hole / GY_PAGE_BYTES; page++)
+			bitmap_set(sink->received, page);
+	}
+	if (sink->table)
+		region_table_clip(sink->table, sink->want, pages);
+	return 0;
+}
+
 static uint64_t mark_zero_pages(struct gy_sink *sink)
 {
 	uint64_t zero = 0;
@@ -416,7 +445,7 @@ static int64_t arm_locked(struct gy_sink *sink)
 
 	if (sink_phase(sink) != SINK_IDLE)
 		return -EBUSY;
-	ret = drop_unvouched(sink);
+	ret = sink->config.take_over ? find_present(sink) : drop_unvouched(sink);
 	if (ret)
 		return ret;
 	missing = bitmap_count(sink->want, sink->ram->pages);
@@ -435,8 +464,15 @@ int64_t gy_sink_arm(struct gy_sink *sink)
 	pthread_mutex_lock(&sink->lock);
 	ret = arm_locked(sink);
 	pthread_mutex_unlock(&sink->lock);
-	if (ret >= 0)
-		sink_conn_wake(&sink->fault);
+	if (ret < 0)
+		return ret;
+	sink_conn_wake(&sink->fault);
+	if (sink->config.take_over) {
+		int err = uffd_wake_all(&sink->uffd);
+
+		if (err)
+			return err;
+	}
 	return ret;
 }
 

@@ -105,8 +105,7 @@ struct gy_sink {
 	struct gy_sink_config config;
 	struct uffd uffd;
 	struct events events;
-	/* Page state: in a memfd of its own, because it must outlive the process that first made it. */
-	int state_fd;
+	/* Page state. Whoever takes over has none of it: see find_present() in sink.c. */
 	void *state;
 	uint64_t state_bytes;
 	gy_word *want;

@@ -5,7 +5,6 @@
  * A userfaultfd inside that process write-protects RAM in asynchronous mode: the kernel itself lets a write through and
  * leaves a mark in the page tables, nobody waits. PAGEMAP_SCAN reads the marks and protects again in one step.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/types.h>
@@ -53,25 +52,6 @@ struct gy_tracker {
 
 /* ---- what an agent that died has left ---- */
 
-/*
- * Whether descriptor @fd of the process tracks writes. One that catches missing pages has other features, and is never
- * touched: who waits for it would read zeros.
- */
-static bool tracks(pid_t pid, int fd)
-{
-	unsigned long long api, features = 0;
-	char path[64], line[128];
-	FILE *info;
-
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
-	info = fopen(path, "re");
-	while (info && fgets(line, sizeof(line), info))
-		sscanf(line, "API:\t%llx:%llx:", &api, &features);
-	if (info)
-		fclose(info);
-	return features & FEATURE_WP_ASYNC;
-}
-
 static void unregister(int fd, const struct gy_ram *ram)
 {
 	for (uint32_t i = 0; i < ram->n_pieces; i++) {
@@ -81,29 +61,23 @@ static void unregister(int fd, const struct gy_ram *ram)
 	}
 }
 
-/* A mapping can be tracked by one only. */
+/*
+ * A mapping can be tracked by one only. A descriptor that catches missing pages has other features, and is never touched:
+ * who waits for it would read zeros.
+ */
 static void end_leftovers(const struct gy_ram *ram)
 {
-	char path[64];
-	struct dirent *entry;
-	DIR *fds;
+	int left = remote_find_userfaultfd(ram->pid, FEATURE_WP_ASYNC, 0);
 
-	snprintf(path, sizeof(path), "/proc/%d/fd", ram->pid);
-	fds = opendir(path);
-	while (fds && (entry = readdir(fds))) {
-		int remote_fd = atoi(entry->d_name), fd;
+	for (; left >= 0; left = remote_find_userfaultfd(ram->pid, FEATURE_WP_ASYNC, left + 1)) {
+		int fd = remote_take(ram->pid, left);
 
-		if (entry->d_name[0] == '.' || !tracks(ram->pid, remote_fd))
-			continue;
-		fd = remote_take(ram->pid, remote_fd);
 		if (fd < 0)
 			continue;
 		unregister(fd, ram);
 		close(fd);
-		remote_close(ram->pid, remote_fd);
+		remote_close(ram->pid, left);
 	}
-	if (fds)
-		closedir(fds);
 }
 
 static int protect(const struct gy_tracker *tracker, const struct ram_piece *piece, const struct gy_err *err)

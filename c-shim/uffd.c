@@ -53,17 +53,23 @@ static int register_piece(const struct uffd *uffd, const struct ram_piece *piece
 	return 0;
 }
 
+static int register_all(const struct uffd *uffd, const struct gy_err *err)
+{
+	int ret = 0;
+
+	for (uint32_t i = 0; i < uffd->ram->n_pieces && !ret; i++)
+		ret = register_piece(uffd, &uffd->ram->piece[i], err);
+	return ret;
+}
+
 static int set_up(struct uffd *uffd, const struct gy_err *err)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = WANTED_FEATURES };
-	int ret = 0;
 
 	if (ioctl(uffd->fd, UFFDIO_API, &api))
 		return gy_err_set(err, -errno, "userfaultfd has no missing-page mode for shared memory: %s",
 				  strerror(errno));
-	for (uint32_t i = 0; i < uffd->ram->n_pieces && !ret; i++)
-		ret = register_piece(uffd, &uffd->ram->piece[i], err);
-	return ret;
+	return register_all(uffd, err);
 }
 
 int uffd_open(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t err_bytes)
@@ -82,6 +88,32 @@ int uffd_open(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t e
 		uffd_close(uffd);
 	}
 	return ret;
+}
+
+/* Of several it is the one that has the pieces: to register them again changes nothing, and no other may. */
+int uffd_take_over(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t err_bytes)
+{
+	struct gy_err words = { err, err_bytes };
+	int ret = gy_err_set(&words, -ENOENT, "process %d has no userfaultfd", ram->pid);
+	int remote = remote_find_userfaultfd(ram->pid, WANTED_FEATURES, 0);
+
+	*uffd = (struct uffd){ .ram = ram, .fd = -1, .remote_fd = -1 };
+	for (; remote >= 0; remote = remote_find_userfaultfd(ram->pid, WANTED_FEATURES, remote + 1)) {
+		uffd->fd = remote_take(ram->pid, remote);
+		if (uffd->fd < 0)
+			return gy_err_set(&words, uffd->fd, "cannot take a descriptor of process %d: %s", ram->pid,
+					  strerror(-uffd->fd));
+		ret = register_all(uffd, &words);
+		if (!ret) {
+			uffd->remote_fd = remote;
+			return 0;
+		}
+		uffd_close(uffd);
+	}
+	if (remote == -ENOENT)
+		return ret;
+	return gy_err_set(&words, remote, "cannot look at the descriptors of process %d: %s", ram->pid,
+			  strerror(-remote));
 }
 
 void uffd_close(struct uffd *uffd)
@@ -141,6 +173,18 @@ int uffd_wake(struct uffd *uffd, uint64_t page)
 	struct uffdio_range range = { .start = address_of(uffd, page), .len = GY_PAGE_BYTES };
 
 	return ioctl(uffd->fd, UFFDIO_WAKE, &range) ? -errno : 0;
+}
+
+int uffd_wake_all(struct uffd *uffd)
+{
+	for (uint32_t i = 0; i < uffd->ram->n_pieces; i++) {
+		const struct ram_piece *piece = &uffd->ram->piece[i];
+		struct uffdio_range range = { .start = piece->address, .len = piece->bytes };
+
+		if (ioctl(uffd->fd, UFFDIO_WAKE, &range))
+			return -errno;
+	}
+	return 0;
 }
 
 /* Within one piece. */

@@ -28,6 +28,11 @@ struct uffd_fault {
  * for MISSING.
  */
 int uffd_open(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t err_bytes);
+/*
+ * Goes on with the descriptor that uffd_open() made in the guest's process, which the agent that called it has not
+ * outlived. -ENOENT: there is none, as uffd_unregister() came before.
+ */
+int uffd_take_over(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t err_bytes);
 /* The guest's copy stays open unless uffd_unregister() came before. */
 void uffd_close(struct uffd *uffd);
 /* Makes the range ordinary memory again and wakes every waiter. */
@@ -41,5 +46,7 @@ int uffd_read(struct uffd *uffd, struct uffd_fault *faults, uint32_t max);
 int uffd_copy(struct uffd *uffd, uint64_t page, uint32_t count, const uint8_t *data, uint64_t *existed);
 int uffd_zero(struct uffd *uffd, uint64_t page);
 int uffd_wake(struct uffd *uffd, uint64_t page);
+/* Whoever waits, whether or not its fault was read, faults anew. */
+int uffd_wake_all(struct uffd *uffd);
 
 #endif

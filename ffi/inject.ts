@@ -3,7 +3,7 @@ import { shim } from "./library.ts";
 import { unwrap } from "./native_error.ts";
 import type { PageSet } from "./page_set.ts";
 
-export const INJECT = { "zero-page": 1, "swap-pages": 2, "stale-page": 3, "skip-dirty": 4 } as const;
+export const INJECT = { "zero-page": 1, "swap-pages": 2, "stale-page": 3, "skip-dirty": 4, "absent-page": 5 } as const;
 export type InjectedFault = keyof typeof INJECT | typeof UNDRAINED;
 
 /** No fault of one page: what was written is looked up while disks may be writing into guest memory. */

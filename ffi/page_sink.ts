@@ -11,6 +11,8 @@ export interface PageSinkConfig {
   precopyWindowBytes: number;
   postcopyWindowBytes: number;
   prefetch: boolean;
+  /** The guest's RAM was armed before, by an agent that has died. */
+  takeOver: boolean;
   /** Over RDMA, in all; 0 without limit. */
   bytesPerSecond: number;
 }
@@ -30,13 +32,17 @@ export class PageSink extends Handle implements AsyncDisposable {
   readonly #stats: PageStatsView;
   #waiting: Promise<number> = Promise.resolve(0);
 
-  /** `ram` must outlive this. Throws NativeError; EPERM: this process may not use userfaultfd. */
+  /**
+   * `ram` must outlive this. Throws NativeError; EPERM: this process may not use userfaultfd; ENOENT, in a take-over: the
+   * guest has all its pages.
+   */
   constructor(ram: Ram, config: PageSinkConfig) {
     // struct gy_sink_config
     const raw = new DataView(new ArrayBuffer(32));
     raw.setBigUint64(0, BigInt(config.precopyWindowBytes), true);
     raw.setBigUint64(8, BigInt(config.postcopyWindowBytes), true);
     raw.setUint32(16, config.prefetch ? 1 : 0, true);
+    raw.setUint32(20, config.takeOver ? 1 : 0, true);
     raw.setBigUint64(24, BigInt(Math.round(config.bytesPerSecond)), true);
     const out = new OutPointer();
     const err = new OutText();
@@ -103,7 +109,7 @@ export class PageSink extends Handle implements AsyncDisposable {
     return unwrap("drop stale pages", await shim().gy_sink_discard(this.pointer, set, BigInt(set.length)));
   }
 
-  /** Post-copy begins; resolves with the pages missing. */
+  /** Post-copy begins, or goes on after a take-over; resolves with the pages missing. */
   async arm(): Promise<number> {
     return unwrap("arm the pager", await shim().gy_sink_arm(this.pointer));
   }

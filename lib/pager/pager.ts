@@ -112,6 +112,8 @@ export interface DestinationPagerOptions {
   /** false: only once no fault has come for a second. */
   prefetch: boolean;
   prefetchConnections: number;
+  /** The pager was armed already, by a process that has died. Only the user pager's needs it. @default false */
+  takeOver?: boolean;
 }
 
 /** The destination's half: for one migration, made before the machine is loaded. */

@@ -176,13 +176,14 @@ class UserDestinationPager implements DestinationPager {
   readonly #prefetchLinks: number;
 
   constructor(machine: Machine, options: DestinationPagerOptions) {
-    const { transport, bandwidthBytesPerSecond: rate, prefetch } = options;
+    const { transport, bandwidthBytesPerSecond: rate, prefetch, takeOver = false } = options;
     this.transport = transport;
     this.#prefetchLinks = options.prefetchConnections;
     this.#sink = new PageSink(machine.ram, {
       precopyWindowBytes: windowOf(rate, WINDOW.precopyMs, WINDOW.unlimited.precopy),
       postcopyWindowBytes: windowOf(rate, WINDOW.postcopyMs, WINDOW.unlimited.postcopy),
       prefetch,
+      takeOver,
       // Over TCP the source keeps the limit.
       bytesPerSecond: transport === "rdma" ? rate : 0,
     });

@@ -17,7 +17,9 @@
 #include "check.h"
 #include "clock.h"
 #include "ram.h"
+#include "region_table.h"
 #include "remote_call.h"
+#include "sink.h"
 #include "uffd.h"
 
 #define PIECE_BYTES (2ull << 20)
@@ -239,6 +241,76 @@ static void test_faults_wait_without_the_agent(void)
 	end_other(&other);
 }
 
+/* A fault whose message went with the agent that read it is answered by the next one. */
+static void test_a_new_agent_answers_what_the_dead_one_had_read(void)
+{
+	struct other other = start_other();
+	struct gy_ram *ram = attach(&other);
+	static uint8_t data[GY_PAGE_BYTES] = { 0x55 };
+	int before = open_descriptors(other.pid);
+	uint64_t existed = 0;
+	struct uffd uffd;
+	char err[256] = "";
+	pid_t agent = fork();
+
+	CHECK(agent >= 0);
+	if (!agent) {
+		CHECK(!uffd_open(&uffd, ram, err, sizeof(err)));
+		ask(&other, 'r', PIECE_PAGES + 3, 0);
+		CHECK_EQUAL(await_fault(&uffd), PIECE_PAGES + 3);
+		_exit(0);
+	}
+	CHECK(waitpid(agent, NULL, 0) == agent);
+	CHECK(!uffd_take_over(&uffd, ram, err, sizeof(err)));
+	CHECK(!answered(&other, 50));
+	CHECK(!uffd_wake_all(&uffd));
+	CHECK_EQUAL(await_fault(&uffd), PIECE_PAGES + 3);
+	CHECK(!uffd_copy(&uffd, PIECE_PAGES + 3, 1, data, &existed));
+	CHECK_EQUAL(answer(&other), 0x55);
+	CHECK(!uffd_unregister(&uffd));
+	uffd_close(&uffd);
+	CHECK_EQUAL(open_descriptors(other.pid), before);
+	CHECK_EQUAL(uffd_take_over(&uffd, ram, err, sizeof(err)), -ENOENT);
+	gy_ram_destroy(ram);
+	end_other(&other);
+}
+
+/* What is in the file is here and stays as it is; the rest is missing, but for what no region has. */
+static void test_a_new_agent_finds_what_is_here(void)
+{
+	struct other other = start_other();
+	struct gy_ram *ram = attach(&other);
+	const struct gyges_region half = { .first_page = 0, .pages = PIECE_PAGES, .remote_addr = 1 << 20 };
+	struct gy_sink_config config = { .postcopy_window_bytes = GY_PAGE_BYTES, .take_over = 1 };
+	static uint8_t data[2 * GY_PAGE_BYTES] = { 0x66 }, empty[GY_PAGE_BYTES];
+	uint64_t existed = 0;
+	struct gy_sink *sink;
+	struct uffd uffd;
+	char err[256] = "";
+
+	CHECK_EQUAL(gy_sink_create(ram, &config, &sink, err, sizeof(err)), -ENOENT);
+	CHECK(!uffd_open(&uffd, ram, err, sizeof(err)));
+	/* At the edges of the pieces, where a look by extents may go wrong. */
+	CHECK(!uffd_copy(&uffd, PIECE_PAGES - 1, 2, data, &existed));
+	CHECK(!uffd_copy(&uffd, 0, 1, data, &existed));
+	CHECK(!uffd_copy(&uffd, PIECES * PIECE_PAGES - 1, 1, data, &existed));
+	uffd_close(&uffd);
+
+	CHECK(!gy_sink_create(ram, &config, &sink, err, sizeof(err)));
+	CHECK(!gy_sink_regions(sink, (const uint8_t *)&half, sizeof(half)));
+	CHECK_EQUAL(gy_sink_arm(sink), PIECE_PAGES - 2);
+	CHECK_EQUAL(bitmap_count(sink->received, PIECES * PIECE_PAGES), 4);
+	CHECK_EQUAL(bitmap_count(sink->zero, PIECES * PIECE_PAGES), PIECE_PAGES - 2);
+	CHECK(bitmap_test(sink->received, PIECE_PAGES) && !bitmap_test(sink->want, PIECE_PAGES - 1));
+	CHECK(!uffd_copy(&sink->uffd, 0, 1, empty, &existed));
+	CHECK_EQUAL(existed, 1);
+	ask(&other, 'r', 0, 0);
+	CHECK_EQUAL(answer(&other), 0x66);
+	end_other(&other);
+	gy_sink_destroy(sink);
+	gy_ram_destroy(ram);
+}
+
 /* Control: without a copy of its own the same process reads zeros when the agent is gone. */
 static void test_control_the_last_copy_gone_reads_zeros(void)
 {
@@ -431,6 +503,8 @@ int main(void)
 	test_wrong_pieces_are_refused();
 	test_pages_are_placed_in_another_process();
 	test_faults_wait_without_the_agent();
+	test_a_new_agent_answers_what_the_dead_one_had_read();
+	test_a_new_agent_finds_what_is_here();
 	test_control_the_last_copy_gone_reads_zeros();
 	test_writes_are_tracked();
 	test_a_tracker_left_behind_is_ended();

@@ -61,6 +61,7 @@ Deno.test("numbers that both sides know are the same", () => {
     GY_INJECT_SWAP_PAGES: INJECT["swap-pages"],
     GY_INJECT_STALE_PAGE: INJECT["stale-page"],
     GY_INJECT_SKIP_DIRTY: INJECT["skip-dirty"],
+    GY_INJECT_ABSENT_PAGE: INJECT["absent-page"],
   });
 });
 
