@@ -15,6 +15,7 @@ export const COMMANDS: readonly (readonly [string, ...string[]])[] = [
   ["run"],
   ["prepare"],
   ["migrate"],
+  ["attach"],
   ["monitor"],
   ["cancel"],
   ["module", "build"],

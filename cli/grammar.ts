@@ -5,6 +5,7 @@ import { type RunOptions, runParserSync } from "@optique/core/facade";
 import { formatMessage } from "@optique/core/message";
 import { UsageError } from "../lib/errors.ts";
 import type { Action } from "./action.ts";
+import { attach } from "./commands/attach.ts";
 import { cancel } from "./commands/cancel.ts";
 import { demo } from "./commands/demo.ts";
 import { describe } from "./commands/describe.ts";
@@ -22,7 +23,7 @@ import { FORMS } from "./values.ts";
 import { versionLine } from "./version.ts";
 
 /** The parser of everything after the program's name. */
-export const grammar = or(doctor, describe, vm, run, prepare, migrate, monitor, cancel, module, demo, man);
+export const grammar = or(doctor, describe, vm, run, prepare, migrate, attach, monitor, cancel, module, demo, man);
 
 export const SHELLS: Record<string, ShellCompletion> = { bash, zsh, fish };
 

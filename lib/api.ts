@@ -3,7 +3,7 @@ import * as v from "valibot";
 import { NativeError } from "../ffi/native_error.ts";
 import { askMigration } from "./control/ask_migration.ts";
 import { ControlClient } from "./control/client.ts";
-import { listRunning, RuntimeDir } from "./control/runtime_dir.ts";
+import { listOrphans, listRunning, RuntimeDir } from "./control/runtime_dir.ts";
 import { type ExitCode, HandshakeError, PreflightError } from "./errors.ts";
 import type { GuestEvent, Sample, Summary } from "./events.ts";
 import { requireHost, requireMemory } from "./host/preflight.ts";
@@ -99,15 +99,18 @@ export async function vmStatus(name: string, options: { verify: boolean }): Prom
   return v.parse(guestSchema, await client.call("status", options));
 }
 
-/** Names of the processes that own a directory here and answer, with what they are doing. */
-export async function vmList(): Promise<Sample[]> {
+/** What the processes do that own a directory here and answer, and the names of those that died and left a guest. */
+export async function vmList(): Promise<{ samples: Sample[]; orphans: string[] }> {
   const samples = await Promise.allSettled(
     listRunning().map(async ({ name }) => {
       using client = await ControlClient.connect(name);
       return v.parse(sampleSchema, await client.call("sample", {}, { timeoutMs: 2_000 }));
     }),
   );
-  return samples.flatMap((sample) => sample.status === "fulfilled" ? [sample.value] : []);
+  return {
+    samples: samples.flatMap((sample) => sample.status === "fulfilled" ? [sample.value] : []),
+    orphans: await listOrphans(),
+  };
 }
 
 /** Stops the guest, checks all of its RAM, ends the process that holds it. */

@@ -1,16 +1,23 @@
 /** What the command line may ask of the library about guests of QEMU: one function per command. */
-import { RuntimeDir } from "./control/runtime_dir.ts";
-import type { ExitCode } from "./errors.ts";
+import { NativeError } from "../ffi/native_error.ts";
+import { NativeProcess } from "../ffi/process.ts";
+import { monitorPathIn, RuntimeDir } from "./control/runtime_dir.ts";
+import { EXIT, type ExitCode, MigrationError } from "./errors.ts";
 import type { Summary } from "./events.ts";
 import { QemuMachine } from "./machine/qemu.ts";
 import type { MigrateOptions, PagerChoice, PrepareOptions } from "./options.ts";
+import type { Loaded, TakenOver } from "./migration/destination.ts";
 import { chooseRam } from "./pager/choose.ts";
 import { pagerOfFiles } from "./pager/kinds.ts";
+import type { DestinationPager } from "./pager/pager.ts";
+import { userPager } from "./pager/user.ts";
 import { describe, type QemuDescription } from "./qemu/describe.ts";
 import { WaitingQemu } from "./qemu/destination.ts";
 import { findQemu, launchQemu } from "./qemu/launch.ts";
+import { QmpClient } from "./qemu/qmp.ts";
+import { forgetRecord, readRecord } from "./resident/attach_record.ts";
 import { armInjection } from "./resident/fault_injection.ts";
-import { holdGuest, moveGuest, receiveGuest, type RunOptions } from "./resident/serve.ts";
+import { attachGuest, holdGuest, moveGuest, receiveGuest, type RunOptions, tellLost } from "./resident/serve.ts";
 
 /** Starts a QEMU whose guest can move and holds it until it ends or has moved away; `run`. */
 export async function holdQemu(
@@ -39,6 +46,54 @@ export async function prepareQemu(
   armInjection(run.onEvent);
   await using waiting = await WaitingQemu.start(command, directory.path, pager);
   return await receiveGuest(directory, { options, build: (shape, pager) => waiting.take(shape, pager) }, run);
+}
+
+/** Goes on with the guest that process `name`, which died, was receiving, and holds it from then on; `attach`. */
+export async function attachQemu(name: string, run: RunOptions): Promise<ExitCode> {
+  using directory = await RuntimeDir.adopt(name);
+  armInjection(run.onEvent);
+  const { ticket, session, ...loaded } = readRecord(directory);
+  const credentials = { ticket, session };
+  const taken = await takeOver(directory.path, loaded);
+  if (taken) return await attachGuest(directory, { taken, credentials }, run);
+  forgetRecord(directory);
+  await tellLost(name, credentials, run);
+  // One that was killed before the guest ran has had its QEMU ended by its guard.
+  const ran = loaded.startMs !== null;
+  throw new MigrationError(
+    ran
+      ? `The guest of "${name}" is lost: its QEMU has ended, with pages still at the source. Start it again`
+      : `The guest of "${name}" is not here: its QEMU has ended, and is not known to have run it. Start it again unless ` +
+        "the source says that it runs there",
+    { phase: ran ? "paused" : "loading", guestLocation: ran ? "lost" : "unknown", exitCode: EXIT.guestLost },
+  );
+}
+
+/** What says of a process that it is gone, or of its socket, or that nobody listens on that. */
+const GONE: readonly string[] = ["ESRCH", "ENOENT", "ECONNREFUSED"];
+
+/** Null: QEMU is gone too. */
+async function takeOver(folder: string, loaded: Loaded): Promise<TakenOver | null> {
+  try {
+    const path = monitorPathIn(folder);
+    const process = NativeProcess.listeningOn(path);
+    const options = { process, qmp: await QmpClient.open(path), folder, pagerOf: pagerOfFiles };
+    const machine = await QemuMachine.adopt(options, loaded.machine);
+    return { loaded, machine, pager: armedPager(machine, loaded), inDoubt: machine.waiting };
+  } catch (error) {
+    if (error instanceof NativeError && GONE.includes(error.code)) return null;
+    throw error;
+  }
+}
+
+/** The pager as it was left; null: it had brought every page. */
+function armedPager(machine: QemuMachine, loaded: Loaded): DestinationPager | null {
+  try {
+    return userPager.destination(machine, { ...loaded, takeOver: true });
+  } catch (error) {
+    if (error instanceof NativeError && error.code === "ENOENT") return null;
+    throw error;
+  }
 }
 
 export interface MigrateQemuOptions extends MigrateOptions, RunOptions {

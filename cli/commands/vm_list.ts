@@ -14,8 +14,12 @@ export const vmList = command(
     output: { json },
     async run({ output }) {
       const { vmList } = await import("../../lib/api.ts");
-      const samples = await vmList();
+      const { samples, orphans } = await vmList();
       output.answer(samples, () => listText(samples));
+      for (const name of orphans) {
+        const detail = `The process of "${name}" has died, and its guest waits: run gyges attach ${name}`;
+        output.event({ type: "note", level: "warning", detail });
+      }
       return EXIT.completed;
     },
   })),

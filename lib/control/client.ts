@@ -5,7 +5,7 @@ import type { GygesEvent } from "../events.ts";
 import { fromErrorEvent } from "./error_event.ts";
 import { readLines } from "./lines.ts";
 import { firstIssue, type Reply, replySchema } from "./messages.ts";
-import { checkName, isOwned, ownerPid, runtimeBase, socketPathIn } from "./runtime_dir.ts";
+import { checkName, hasAttachRecord, isOwned, ownerPid, runtimeBase, socketPathIn } from "./runtime_dir.ts";
 
 /**
  * - absent: nothing of that name was ever here, or it ended in order
@@ -192,6 +192,11 @@ function whyRefused(name: string, directory: string, cause: unknown): Error {
   if (isOwned(directory)) {
     const message = `Cannot ask "${name}" as process ${pid ?? ""} does not listen (yet): try again`;
     return new ControlError(message, "silent", { cause });
+  }
+  if (pid && hasAttachRecord(directory)) {
+    const message = `Cannot ask "${name}" as its process ${pid} died while its guest's memory was still coming. The ` +
+      `guest waits here, unless its QEMU has ended: go on with it by gyges attach ${name}`;
+    return new ControlError(message, "stale", { cause });
   }
   if (pid) {
     const message = `Cannot ask "${name}" as its process ${pid} died: start it again, which clears ${directory}`;

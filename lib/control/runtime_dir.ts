@@ -3,6 +3,9 @@
  *
  *   owner         {"pid"}; locked exclusively with flock(2) by the owner for as long as it lives
  *   control.sock  its control socket
+ *   attach.json   while a QEMU's guest is here and its memory is not: what a process needs that takes over when the owner
+ *                 dies, secrets included. With it there, nothing is cleared away.
+ *   qmp.sock      monitor of the QEMU that was started for the guest
  *   log           what a detached process had to say; where it failed it stays until the name is used again
  *
  * Who holds the lock owns the name: the kernel takes it back when the process dies, however it dies, and no pid can be
@@ -19,6 +22,7 @@ const MAX_SOCKET_PATH_BYTES = 107;
 const OWNER_FILE = "owner";
 /** Left alone when a directory is cleared. */
 const LOG_FILE = "log";
+const ATTACH_FILE = "attach.json";
 /** Tries of a claim that meets others looking or leaving, each over within microseconds. */
 const CLAIM_TURNS = 20;
 const CLAIM_PAUSE_MS = 5;
@@ -132,11 +136,23 @@ function isMissing(cause: unknown): boolean {
 
 /** The error for a name that a living process has. */
 export function inUse(name: string, directory: string): UsageError {
-  const pid = ownerPid(directory);
-  const who = pid ? `process ${pid} has it` : "another process is claiming it";
   return new UsageError(
-    `Cannot take the name "${name}" as ${who}: choose another name, or stop that one with: gyges vm stop ${name}`,
+    `Cannot take the name "${name}" as ${who(directory)}: choose another name, or stop that one with: ` +
+      `gyges vm stop ${name}`,
   );
+}
+
+function who(directory: string): string {
+  const pid = ownerPid(directory);
+  return pid ? `process ${pid} has it` : "another process is claiming it";
+}
+
+function notToAttach(name: string, why: string): UsageError {
+  return new UsageError(`Cannot attach "${name}" as ${why}`);
+}
+
+function removeSocket(directory: string): void {
+  if (exists(socketPathIn(directory))) Deno.removeSync(socketPathIn(directory));
 }
 
 function openOwnerFile(directory: string): Deno.FsFile | null {
@@ -174,16 +190,43 @@ function writeOwner(file: Deno.FsFile): void {
   file.writeSync(new TextEncoder().encode(`${JSON.stringify({ pid: Deno.pid })}\n`));
 }
 
+/** Whether a QEMU in `directory` waits for the rest of its guest's memory, with nobody to bring it. */
+async function hasOrphan(directory: string): Promise<boolean> {
+  if (!hasAttachRecord(directory) || isOwned(directory)) return false;
+  try {
+    using _ = await Deno.connect({ transport: "unix", path: monitorPathIn(directory) });
+    return true;
+  } catch (cause) {
+    if (isMissing(cause) || cause instanceof Deno.errors.ConnectionRefused) return false;
+    throw cause;
+  }
+}
+
+/** Whether the owner of `directory` has left, or would leave, a guest to be attached. */
+export function hasAttachRecord(directory: string): boolean {
+  return exists(attachPathIn(directory));
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch (cause) {
+    if (isMissing(cause)) return false;
+    throw cause;
+  }
+}
+
 interface Claim {
   owner: Deno.FsFile;
   clearedStale: boolean;
 }
 
 /**
- * One try to own the directory at `path`. "owned": a living process has it. "again": somebody was just looking, or the
+ * One try to own the directory at `path`, and to `clear` it. "owned": a living process has it. "again": somebody was just looking, or the
  * last owner was just leaving.
  */
-function tryClaim(path: string): Claim | "owned" | "again" {
+function tryClaim(path: string, clear: (path: string) => void): Claim | "owned" | "again" {
   const owner = openOwnerFile(path);
   if (!owner) return "again";
   let claimed = false;
@@ -191,7 +234,7 @@ function tryClaim(path: string): Claim | "owned" | "again" {
     if (!owner.tryLockSync(true)) return owner.tryLockSync(false) ? "again" : "owned";
     if (!isStillAt(owner, `${path}/${OWNER_FILE}`)) return "again";
     const clearedStale = owner.statSync().size > 0;
-    clearLeftovers(path);
+    clear(path);
     writeOwner(owner);
     claimed = true;
     return { owner, clearedStale };
@@ -200,7 +243,10 @@ function tryClaim(path: string): Claim | "owned" | "again" {
   }
 }
 
-/** A claimed name. Disposing of it removes the directory, but for the log of a detached process. */
+/**
+ * A claimed name. Disposing of it removes the directory, but for the log of a detached process, and with all in it where
+ * a guest is left to be attached.
+ */
 export class RuntimeDir implements Disposable {
   readonly name: string;
   readonly path: string;
@@ -229,9 +275,35 @@ export class RuntimeDir implements Disposable {
 
   static async #claim(name: string, base: string, path: string): Promise<RuntimeDir> {
     makePrivate(base);
-    for (let turn = 1; turn <= CLAIM_TURNS; turn++) {
+    if (await hasOrphan(path)) {
+      throw new UsageError(
+        `Cannot take the name "${name}" as the guest of a process that died waits there for the rest of its memory: ` +
+          `choose another name, or go on with that one by: gyges attach ${name}`,
+      );
+    }
+    return await RuntimeDir.#take(name, path, () => {
       makePrivate(path);
-      const outcome = tryClaim(path);
+      return tryClaim(path, clearLeftovers);
+    });
+  }
+
+  /**
+   * Takes over the name of a process that died with a guest whose memory was still coming. Throws UsageError when the
+   * process lives, or left no guest.
+   */
+  static async adopt(name: string, base: string = runtimeBase()): Promise<RuntimeDir> {
+    const path = `${base}/${checkName(name)}`;
+    if (isOwned(path)) throw notToAttach(name, `${who(path)}, which lives: see gyges monitor ${name}`);
+    if (!hasAttachRecord(path)) {
+      throw notToAttach(name, "no process of that name has died here with a guest whose memory was still coming");
+    }
+    checkPrivate(path);
+    return await RuntimeDir.#take(name, path, () => tryClaim(path, removeSocket));
+  }
+
+  static async #take(name: string, path: string, attempt: () => ReturnType<typeof tryClaim>): Promise<RuntimeDir> {
+    for (let turn = 1; turn <= CLAIM_TURNS; turn++) {
+      const outcome = attempt();
       if (outcome === "owned") break;
       if (outcome !== "again") return new RuntimeDir(name, path, outcome.owner, outcome.clearedStale);
       await new Promise((resolve) => setTimeout(resolve, CLAIM_PAUSE_MS));
@@ -243,6 +315,10 @@ export class RuntimeDir implements Disposable {
     return socketPathIn(this.path);
   }
 
+  get attachPath(): string {
+    return attachPathIn(this.path);
+  }
+
   get logPath(): string {
     return logPathIn(this.path);
   }
@@ -252,6 +328,7 @@ export class RuntimeDir implements Disposable {
     this.#owner = null;
     if (!owner) return;
     try {
+      if (hasAttachRecord(this.path)) return;
       clearLeftovers(this.path);
       Deno.removeSync(`${this.path}/${OWNER_FILE}`);
       removeIfEmpty(this.path);
@@ -293,6 +370,14 @@ export function socketPathIn(directory: string): string {
   return `${directory}/control.sock`;
 }
 
+export function attachPathIn(directory: string): string {
+  return `${directory}/${ATTACH_FILE}`;
+}
+
+export function monitorPathIn(directory: string): string {
+  return `${directory}/qmp.sock`;
+}
+
 export function logPathIn(directory: string): string {
   return `${directory}/${LOG_FILE}`;
 }
@@ -309,6 +394,13 @@ export function listRunning(base: string = runtimeBase()): RunningProcess[] {
     .filter((name) => isOwned(`${base}/${name}`))
     .sort()
     .map((name) => ({ name, pid: ownerPid(`${base}/${name}`) }));
+}
+
+/** Names under `base` whose process died with a guest that `gyges attach` may complete. */
+export async function listOrphans(base: string = runtimeBase()): Promise<string[]> {
+  const names: string[] = [];
+  for (const name of directoriesIn(base).sort()) if (await hasOrphan(`${base}/${name}`)) names.push(name);
+  return names;
 }
 
 function directoriesIn(base: string): string[] {

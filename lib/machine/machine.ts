@@ -3,8 +3,9 @@ import type { PageSet } from "../../ffi/page_set.ts";
 import type { Ram } from "../../ffi/ram.ts";
 import type { GuestReport, RamCheck } from "../events.ts";
 import type { PagerKind } from "../options.ts";
+import type { Backend } from "../qemu/guest_ram.ts";
 import type { OwnMigration } from "../qemu/own_migration.ts";
-import type { WireMachine } from "../wire/messages.ts";
+import type { WireMachine, WireQemu } from "../wire/messages.ts";
 
 /** What befell a guest. */
 export type MachineEvent =
@@ -15,6 +16,12 @@ export type MachineEvent =
   | { type: "failed"; text: string }
   /** It ended by itself, in order. */
   | { type: "ended"; text: string };
+
+/** What a process needs to know of a machine that goes on without the one that made it. */
+export interface Remains {
+  shape: WireQemu;
+  backends: Backend[];
+}
 
 export interface Machine extends AsyncDisposable {
   /** What the destination must build. */
@@ -56,6 +63,8 @@ export interface Machine extends AsyncDisposable {
   /** Checks every page of the stopped machine; null: only its guest knows what they should be. */
   checkRam(): Promise<RamCheck | null>;
 
+  /** Of a machine that outlives this process. */
+  readonly remains?: Remains;
   /** Resolves, with the reason, if the guest ends without this process, which goes on. */
   readonly ended?: Promise<string>;
   /** The next thing that befell the guest; null when nothing did in time. One caller at a time. */

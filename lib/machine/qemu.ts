@@ -14,7 +14,7 @@ import { PreflightError, UsageError } from "../errors.ts";
 import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import { machineFacts, statusOf } from "../qemu/facts.ts";
-import { backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
+import { type Backend, backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
 import { OwnMigration } from "../qemu/own_migration.ts";
 import { QmpClient, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
 import {
@@ -28,7 +28,7 @@ import {
 } from "../qemu/state_stream.ts";
 import { formatBytes } from "../units.ts";
 import type { WireQemu } from "../wire/messages.ts";
-import type { Machine, MachineEvent } from "./machine.ts";
+import type { Machine, MachineEvent, Remains } from "./machine.ts";
 
 /** Loading may touch guest RAM, which then comes over the network. */
 const STATE_MS = 5_000;
@@ -36,6 +36,9 @@ const RUN_MS = 5_000;
 /** For a guest to power off when it is asked to. */
 const POWER_DOWN_MS = 30_000;
 const QUIT_MS = 5_000;
+/** For the monitor of a guest that may wait for a page. */
+const ADOPT_MS = 2_000;
+const ANNOUNCE_MS = 600_000;
 /** What a state may have besides what its ROM and video memory explain. */
 const STATE_SLACK_BYTES = 1 << 20;
 /** As libvirt and QEMU have it: five announcements within the first second. */
@@ -62,6 +65,7 @@ export class QemuMachine implements Machine {
   readonly own?: OwnMigration;
   readonly pager: PagerKind;
   readonly maxStateBytes: number;
+  readonly remains?: Remains;
   readonly #process: NativeProcess;
   readonly #qmp: QmpClient;
   readonly #folder: string;
@@ -83,11 +87,12 @@ export class QemuMachine implements Machine {
   #shutdown: string | null = null;
   #over = false;
 
-  private constructor(options: QemuMachineOptions, { shape, ram, pager, running }: Found) {
+  private constructor(options: QemuMachineOptions, { shape, backends, ram, pager, running }: Found) {
     this.shape = shape;
     this.ramBytes = shape.ram_bytes;
     this.#ram = ram;
-    if (!ram) this.own = new OwnMigration(options.qmp, `${options.folder}/qemu.sock`);
+    if (ram) this.remains = { shape, backends };
+    else this.own = new OwnMigration(options.qmp, `${options.folder}/qemu.sock`);
     this.pager = pager;
     this.maxStateBytes = shape.state_bytes_at_most;
     this.#process = options.process;
@@ -122,6 +127,34 @@ export class QemuMachine implements Machine {
     return this.#ram;
   }
 
+  /**
+   * One that a process which died has left at a destination, loaded. Throws PreflightError: its RAM is not seen. It may
+   * have to wait for a page before its monitor answers: then it runs.
+   */
+  static async adopt(
+    options: Omit<QemuMachineOptions, "waiting">,
+    { shape, backends }: Remains,
+  ): Promise<QemuMachine> {
+    const { process, qmp, pagerOf } = options;
+    const found = mapRam(backends, process);
+    const status = await statusWithin(qmp, ADOPT_MS);
+    const machine = new QemuMachine({ ...options, waiting: status === "paused" }, {
+      shape,
+      backends: found.backends,
+      ram: attach(process, found),
+      pager: pagerOf(found.files),
+      running: status === null || status === "running",
+    });
+    machine.#restored = true;
+    if (machine.#running) machine.#announce();
+    return machine;
+  }
+
+  /** It has a guest that has not run here. */
+  get waiting(): boolean {
+    return this.#waiting;
+  }
+
   get running(): boolean {
     return this.#running;
   }
@@ -143,9 +176,13 @@ export class QemuMachine implements Machine {
     if (!running) throw new PreflightError(`QEMU's guest does not run but is "${status}"`, RUN_LACK);
     this.#running = true;
     this.#waiting = false;
-    // Switches learn where the guest is now; it does not wait for that.
-    if (this.#restored) this.#qmp.call("announce-self", ANNOUNCE).catch(() => {});
+    if (this.#restored) this.#announce();
+  }
+
+  /** Switches learn where the guest is now; it does not wait for that. */
+  #announce(): void {
     this.#restored = false;
+    void this.#qmp.ready(ANNOUNCE_MS).then(() => this.#qmp.call("announce-self", ANNOUNCE)).catch(() => {});
   }
 
   /** QEMU answers once its disks' requests are done too. */
@@ -340,8 +377,20 @@ function reasonOf(data: unknown): string {
   return parsed.success ? parsed.output.reason : "shutdown";
 }
 
+/** Null: the monitor does not answer yet. */
+async function statusWithin(qmp: QmpClient, timeoutMs: number): Promise<string | null> {
+  try {
+    await qmp.ready(timeoutMs);
+    return (await statusOf(qmp)).status;
+  } catch (error) {
+    if (!(error instanceof QmpLostError)) throw error;
+    return null;
+  }
+}
+
 interface Found {
   shape: WireQemu;
+  backends: Backend[];
   /** null: it is QEMU's own affair. */
   ram: Ram | null;
   pager: PagerKind;
@@ -373,7 +422,7 @@ async function look(options: QemuMachineOptions): Promise<Found> {
       regions: backends.map(({ id, bytes }) => ({ id, bytes })),
       state_bytes_at_most: found ? STATE_SLACK_BYTES + await otherBlocksBytes(qmp, found) : 0,
     };
-    return { shape, ram, pager: found ? pagerOf(found.files) : "native", running };
+    return { shape, backends, ram, pager: found ? pagerOf(found.files) : "native", running };
   } catch (error) {
     ram?.[Symbol.dispose]();
     throw error;

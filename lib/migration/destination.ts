@@ -11,7 +11,7 @@ import type { PageRole } from "../../ffi/page_source.ts";
 import { PAGE_BYTES } from "../../ffi/ram.ts";
 import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
 import type { DestinationState, GygesEvent, Summary } from "../events.ts";
-import type { Machine } from "../machine/machine.ts";
+import type { Machine, Remains } from "../machine/machine.ts";
 import type { PagerChoice, Transport } from "../options.ts";
 import type { DestinationPager, Pager } from "../pager/pager.ts";
 import type { Message, MessageOf, Rendezvous, WireMachine, WireStats } from "../wire/messages.ts";
@@ -28,6 +28,42 @@ export interface DestinationOptions {
   /** Builds the waiting machine that the source described, on RAM of `pager`. */
   build: (shape: WireMachine, pager: Pager) => Promise<Machine>;
   onEvent: (event: GygesEvent) => void;
+  /**
+   * Keeps what another process needs should this one die, where the guest would outlive it: before the source hears that
+   * the guest is loaded, and again when more is known. Where it throws before the commit point the migration fails.
+   */
+  keep?: (loaded: Loaded) => Promise<void>;
+}
+
+/** A destination as it is once its guest is loaded; all that another process needs to go on with it. */
+export interface Loaded {
+  machine: Remains;
+  mode: MessageOf<"offer">["mode"];
+  transport: Transport;
+  /** Of the whole link, 0 without limit. */
+  bandwidthBytesPerSecond: number;
+  prefetch: boolean;
+  prefetchConnections: number;
+  /** The region table that holds, see lib/wire/messages.ts; empty over TCP. */
+  regions: Uint8Array<ArrayBuffer>;
+  precopyMs: number;
+  rounds: number;
+  /** Unix time in milliseconds. */
+  loadedAt: number;
+  /** From then to the guest's first step; null: it has not run yet, as far as is known. */
+  startMs: number | null;
+  /** As they were then. */
+  stats: WireStats;
+}
+
+/** What is taken over from a process that died. */
+export interface TakenOver {
+  loaded: Loaded;
+  machine: Machine;
+  /** The guest has not run here: whether it is to only the source can say. */
+  inDoubt: boolean;
+  /** Null: it was disarmed already, every page is here. */
+  pager: DestinationPager | null;
 }
 
 /** A control connection after the commit point, with the one message that its source still has to say. */
@@ -59,6 +95,7 @@ export class DestinationMigration {
   #pager: DestinationPager | null = null;
   #watch: SinkWatch | null = null;
   #offer: MessageOf<"offer"> | null = null;
+  #mode: MessageOf<"offer">["mode"] | null = null;
   #peer: Peer | null = null;
   #startedAt = 0;
   #stoppedAt = 0;
@@ -69,13 +106,19 @@ export class DestinationMigration {
   #rounds = 0;
   #loaded = false;
   #last: WireStats = NO_STATS;
+  #transport: Transport = "tcp";
+  #regions: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+  /** Counted by a process that died before this one took over. */
+  #before: Pick<WireStats, "precopy_pages" | "wire_bytes"> = { precopy_pages: 0, wire_bytes: 0 };
   #cancelled: GygesError | null = null;
 
-  constructor(options: DestinationOptions) {
+  constructor(options: DestinationOptions, state: DestinationState = "listening") {
     this.#options = options;
-    this.#states = new StateMachine(DESTINATION_TRANSITIONS, "listening", (state, detail) => {
-      options.onEvent({ type: "state", side: "destination", state, detail });
-    });
+    this.#states = new StateMachine(DESTINATION_TRANSITIONS, state, (state, detail) => this.#say(state, detail));
+  }
+
+  #say(state: DestinationState, detail: string): void {
+    this.#options.onEvent({ type: "state", side: "destination", state, detail });
   }
 
   get state(): DestinationState {
@@ -83,7 +126,7 @@ export class DestinationMigration {
   }
 
   get mode(): MessageOf<"offer">["mode"] | null {
-    return this.#offer?.mode ?? null;
+    return this.#mode;
   }
 
   get round(): number {
@@ -95,7 +138,15 @@ export class DestinationMigration {
   }
 
   get stats(): WireStats {
-    if (this.#pager && !this.#pager.gone) this.#last = toWireStats(this.#pager.stats());
+    if (this.#pager && !this.#pager.gone) {
+      const stats = toWireStats(this.#pager.stats());
+      const { precopy_pages, wire_bytes } = this.#before;
+      this.#last = {
+        ...stats,
+        precopy_pages: stats.precopy_pages + precopy_pages,
+        wire_bytes: stats.wire_bytes + wire_bytes,
+      };
+    }
     return this.#last;
   }
 
@@ -153,7 +204,71 @@ export class DestinationMigration {
     } catch (error) {
       throw await this.#giveUp(error);
     }
-    const whole = this.#postCopy(this.#peer ?? peer);
+    return await this.#unlessLost(this.#postCopy(this.#peer ?? peer));
+  }
+
+  /**
+   * Goes on with a guest whose process died; a migration that was made in state "loading", in doubt, or "paused".
+   * Resolves as receive().
+   */
+  async attach({ loaded, machine, pager }: TakenOver): Promise<Summary> {
+    this.#machine = machine;
+    this.#mode = loaded.mode;
+    this.#transport = loaded.transport;
+    this.#startedAt = performance.now();
+    this.#loadedAt = this.#startedAt - (Date.now() - loaded.loadedAt);
+    this.#stoppedAt = this.#loadedAt;
+    this.#startMs = loaded.startMs ?? 0;
+    this.#downtimeMs = this.#startMs;
+    this.#precopyMs = loaded.precopyMs;
+    this.#rounds = loaded.rounds;
+    this.#before = loaded.stats;
+    this.#loaded = true;
+    this.#say(this.state, "this process goes on with a guest whose process has died");
+    if (!pager) return await this.#sayWhole();
+    this.#pager = pager;
+    this.#watch = new SinkWatch(pager);
+    if (loaded.regions.length > 0) await pager.setRegions(loaded.regions);
+    const missing = await pager.arm();
+    this.#note("info", `${missing} pages are not here, some of which are zero. Figures of what was pulled begin anew`);
+    return await this.#unlessLost(this.#goOn());
+  }
+
+  /**
+   * Of a migration made in state "failed", whose guest has ended with the process that received it: whoever comes back
+   * in time reads that in its welcome.
+   */
+  async tellLost(): Promise<void> {
+    using late = delay(DEADLINE_MS.tellLoss);
+    const back = await this.#nextPeer(late.promise);
+    back?.peer[Symbol.dispose]();
+  }
+
+  async #goOn(): Promise<Summary> {
+    const why = new Error("it has not come back to this process yet");
+    if (this.inDoubt) {
+      try {
+        await this.#untilCommitted(await this.#untilBack(why));
+      } catch (error) {
+        throw await this.#giveUp(error);
+      }
+      return await this.#postCopy(this.#linked);
+    }
+    await this.#pages.run();
+    const peer = await this.#untilBack(why);
+    this.#states.to("running", "the source is back");
+    return await this.#postCopy(peer);
+  }
+
+  /** Every page was here when the process died that received them; perhaps its source does not know. */
+  async #sayWhole(): Promise<Summary> {
+    this.#states.to("completed", "every page is here");
+    using late = delay(DEADLINE_MS.reconnect);
+    const back = await this.#nextPeer(late.promise);
+    return await this.#sayGoodbye(back ? listen(back.peer) : null);
+  }
+
+  async #unlessLost(whole: Promise<Summary>): Promise<Summary> {
     const ended = this.#built.ended;
     return await (ended ? Promise.race([whole, ended.then((why) => this.#guestLost(why))]) : whole);
   }
@@ -161,12 +276,27 @@ export class DestinationMigration {
   /** Its memory still comes, and it is there no more. */
   async #guestLost(why: string): Promise<never> {
     const message = `The guest is lost: ${why}, with ${this.stats.missing_pages} pages still at the source`;
-    await this.#peer?.send({ type: "failed", message }).catch(() => {});
+    await this.#tellLoss({ type: "failed", message });
     throw new MigrationError(`${message}. Start it again`, {
       phase: this.state,
       guestLocation: "lost",
       exitCode: EXIT.guestLost,
     });
+  }
+
+  /**
+   * The guest's end ends the page connections too, which its source takes for a lost link: it is told when it comes back.
+   */
+  async #tellLoss(message: MessageOf<"failed">): Promise<void> {
+    const deadline = performance.now() + DEADLINE_MS.tellLoss;
+    for (let told: Peer | null = null; performance.now() < deadline;) {
+      if (this.#peer !== told) {
+        told = this.#peer;
+        await told?.send(message).catch(() => {});
+      }
+      using look = delay(DEADLINE_MS.retry / 5);
+      await look.promise;
+    }
   }
 
   // ---- before the commit point ----
@@ -189,7 +319,9 @@ export class DestinationMigration {
       throw error;
     }
     this.#offer = offer;
+    this.#mode = offer.mode;
     const { kind, transport } = this.#pager;
+    this.#transport = transport;
     peer.maxPayloadBytes = payloadBound(this.#machine, transport);
     this.#note("info", `Pages move by ${why}`);
     await peer.send({ type: "accepted", pager: kind, transport, why: why.slice(0, MAX_WORDS) });
@@ -246,7 +378,10 @@ export class DestinationMigration {
     if (bytes > payload.length) {
       throw new ProtocolError(`The "${type}" says ${bytes} bytes of regions and has ${payload.length}`);
     }
-    if (bytes > 0) await this.#pages.setRegions(payload.slice(0, bytes));
+    if (bytes > 0) {
+      this.#regions = payload.slice(0, bytes);
+      await this.#pages.setRegions(this.#regions);
+    }
     return bytes > 0 ? payload.slice(bytes) : payload;
   }
 
@@ -287,9 +422,31 @@ export class DestinationMigration {
     // Armed before the state is loaded: loading may touch RAM.
     const missing = await this.#pages.arm();
     await this.#built.restore(payload.slice(0, message.state_bytes));
+    await this.#keep();
     this.#loaded = true;
     this.#loadedAt = performance.now();
     await peer.send({ type: "loaded", missing_pages: missing });
+  }
+
+  /** A kernel pager brings its pages without any process. */
+  async #keep(startMs: number | null = null): Promise<void> {
+    const { remains: machine } = this.#built;
+    if (!machine || !this.#offer || this.#pages.kind !== "user") return;
+    const { mode, bandwidth_bytes_per_s, prefetch, prefetch_connections } = this.#offer;
+    await this.#options.keep?.({
+      machine,
+      mode,
+      transport: this.#transport,
+      bandwidthBytesPerSecond: bandwidth_bytes_per_s,
+      prefetch,
+      prefetchConnections: prefetch_connections,
+      regions: this.#regions,
+      precopyMs: this.#precopyMs,
+      rounds: this.#rounds,
+      loadedAt: Date.now() - (startMs ?? 0),
+      startMs,
+      stats: this.stats,
+    });
   }
 
   /** The commit point: the guest is ours, whether or not the source hears that it runs. */
@@ -304,6 +461,9 @@ export class DestinationMigration {
     this.#states.to("running", "the guest runs here");
     await peer.send({ type: "running" }).catch(() => {});
     await this.#pages.run();
+    await this.#keep(this.#startMs).catch((error) => {
+      this.#note("warning", `The time that the guest took to start cannot be kept: ${messageOf(error)}`);
+    });
   }
 
   async #giveUp(error: unknown): Promise<GygesError> {
@@ -372,7 +532,7 @@ export class DestinationMigration {
    * Tells the source that it may go. A source that is away is given time to come back and hear it; the guest is
    * whole and does not wait.
    */
-  async #sayGoodbye(first: Link): Promise<Summary> {
+  async #sayGoodbye(first: Link | null): Promise<Summary> {
     const guest = this.#built.report();
     const { corrupt, verified_pages, largest_stall_ns } = guest;
     const complete: Message = {
@@ -381,7 +541,7 @@ export class DestinationMigration {
       start_ns: toNs(this.#startMs),
       guest: { corrupt, verified_pages, largest_stall_ns },
     };
-    for (let link: Link | null = first; link;) {
+    for (let link = first; link;) {
       using late = delay(DEADLINE_MS.answer);
       await link.peer.send(complete).catch(() => {});
       await Promise.race([link.settled, late.promise]);
@@ -498,8 +658,8 @@ export class DestinationMigration {
     const guest = this.#built.report();
     return makeSummary({
       mode: this.mode ?? "full",
-      pager: this.#pages.kind,
-      transport: this.#pages.transport,
+      pager: this.#pager?.kind ?? "user",
+      transport: this.#transport,
       tls: this.#options.tls,
       ramBytes: this.#built.ramBytes,
       pageBytes: PAGE_BYTES,
@@ -514,6 +674,11 @@ export class DestinationMigration {
 
   #note(level: "info" | "warning", detail: string): void {
     this.#options.onEvent({ type: "note", level, detail });
+  }
+
+  get #linked(): Peer {
+    if (!this.#peer) throw new Error("There is no control connection");
+    return this.#peer;
   }
 
   get #pages(): DestinationPager {

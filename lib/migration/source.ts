@@ -70,6 +70,9 @@ export class SourceMigration {
   #missingAtCommit = 0;
   #servedBefore = 0;
   #lost = false;
+  /** The operator knows of the lost link, and of how to go on without the destination's process. */
+  #patient = false;
+  #advised = false;
 
   /** Throws UsageError when the guest's RAM was made for another pager than was asked for. */
   constructor(options: SourceOptions) {
@@ -149,6 +152,17 @@ export class SourceMigration {
       if (!this.committed) throw await this.#rollBack(error);
       await this.#pause(error);
     }
+    return await this.#toTheEnd();
+  }
+
+  /** After run() has given up on a lost link: lets the destination come back however late. Throws as run(). */
+  async goOn(): Promise<Summary> {
+    this.#patient = true;
+    await this.#pause(new Error("it has not come back yet"));
+    return await this.#toTheEnd();
+  }
+
+  async #toTheEnd(): Promise<Summary> {
     const summary = await this.#serve();
     await this.#pager[Symbol.asyncDispose]();
     return summary;
@@ -467,7 +481,7 @@ export class SourceMigration {
   async #pause(error: unknown): Promise<void> {
     this.#peer?.[Symbol.dispose]();
     if (this.state !== "paused") this.#states.to("paused", `the link to the destination is lost: ${messageOf(error)}`);
-    const deadline = performance.now() + DEADLINE_MS.reconnect;
+    const deadline = this.#patient ? Infinity : performance.now() + DEADLINE_MS.reconnect;
     const gone = new GoneWatch();
     let last = error;
     while (performance.now() < deadline) {
@@ -476,14 +490,15 @@ export class SourceMigration {
         this.#states.to("serving", "the link is back");
         return;
       } catch (retryError) {
+        if (this.#lost) throw retryError;
         last = retryError;
-        if (gone.saw(retryError) && this.#incomplete) throw this.#loss(this.#nobody, retryError);
+        if (gone.saw(retryError) && this.#incomplete) this.#missed(retryError);
         await new Promise((resolve) => setTimeout(resolve, DEADLINE_MS.retry));
       }
     }
     throw new MigrationError(
       `The link to the destination is lost (${messageOf(last)}). The guest waits there for pages that only this ` +
-        "process holds: keep it alive",
+        `process holds: keep it alive${this.#outlived ? `. ${this.#howToAttach}` : ""}`,
       { phase: "serving", guestLocation: "destination-incomplete", exitCode: EXIT.linkLost, cause: last },
     );
   }
@@ -493,12 +508,31 @@ export class SourceMigration {
     const rdma = this.#settled.transport === "rdma" ? (await this.#preparePager()).rdma : null;
     const { peer, state } = await openControl(this.#ticket, { session: this.#session, ...(rdma ? { rdma } : {}) });
     this.#take(peer);
+    if (state === "failed") throw this.#loss("The guest is lost, says the destination: its QEMU has ended");
     // The destination's word decides: it has not heard our run, so the guest has not run there.
     if (state === "loading") {
       await peer.send({ type: "run" });
       await peer.expect("running", DEADLINE_MS.answer);
     }
     await this.#connectPager();
+  }
+
+  /** Nobody listens any more where the destination did: its process has ended. */
+  #missed(cause: unknown): void {
+    if (!this.#outlived) throw this.#loss(this.#nobody, cause);
+    if (!this.#advised) this.#onEvent({ type: "note", level: "warning", detail: this.#howToAttach });
+    this.#advised = true;
+  }
+
+  /** A QEMU lives on without the process that receives its guest, and another can go on with that by the user pager. */
+  get #outlived(): boolean {
+    return this.#machine.shape.kind === "qemu" && this.#settled.pager === "user";
+  }
+
+  get #howToAttach(): string {
+    const { host, port, name } = this.#ticket;
+    return `If the gyges that listened at ${host}:${port} has died, its guest waits there in QEMU: run there ` +
+      `gyges attach ${name}`;
   }
 
   get #nobody(): string {

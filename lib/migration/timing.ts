@@ -20,6 +20,8 @@ export const DEADLINE_MS = {
   silence: 5_000,
   /** Reconnection is tried for so long before the operator is asked; $GYGES_RECONNECT_S overrides. */
   reconnect: reconnectMs(),
+  /** For telling a source whose link broke with the guest that the guest is lost. */
+  tellLoss: 2_000,
   /** Pause between two tries. */
   retry: 250,
 } as const;

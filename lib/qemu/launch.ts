@@ -1,6 +1,7 @@
 /** Starts QEMU processes that Gyges has a monitor of, and finds the one behind a monitor that is there already. */
 import { NativeError } from "../../ffi/native_error.ts";
 import { NativeProcess } from "../../ffi/process.ts";
+import { monitorPathIn } from "../control/runtime_dir.ts";
 import { PreflightError } from "../errors.ts";
 import { launchArguments } from "./arguments.ts";
 import { QmpClient, QmpLostError } from "./qmp.ts";
@@ -29,7 +30,7 @@ export interface LaunchQemuOptions {
 /** Throws UsageError for arguments that cannot work, PreflightError where QEMU does not come up. */
 export async function launchQemu({ command, folder, ramFolder, incoming }: LaunchQemuOptions): Promise<RunningQemu> {
   const [program = "qemu-system-x86_64", ...args] = command;
-  const qmpPath = `${folder}/qmp.sock`;
+  const qmpPath = monitorPathIn(folder);
   const log = `${folder}/qemu.log`;
   const argv = [program, ...launchArguments(args, { ramFolder, qmpPath, incoming })];
   const process = await startProcess(argv, log);

@@ -9,6 +9,8 @@ import { EXIT, GygesError } from "../errors.ts";
 /** Longest answer that is taken: query-qmp-schema has some 200 KiB. */
 const MAX_LINE_BYTES = 8 << 20;
 const GREETING_MS = 3_000;
+/** Once it has greeted; whoever waits for that has a deadline of its own. */
+const NEGOTIATE_MS = 600_000;
 /** An answer that needs no guest memory. One that touches a page not yet served may wait for ever. */
 const ANSWER_MS = 5_000;
 const OUT_OF_BAND = "oob";
@@ -73,6 +75,7 @@ export class QmpClient implements Disposable {
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   readonly #greeted = Promise.withResolvers<QemuVersion>();
   readonly #closed = Promise.withResolvers<QmpLostError>();
+  readonly #ready: Promise<void>;
   #lost: QmpLostError | null = null;
   #nextId = 1;
   #writing: Promise<unknown> = Promise.resolve();
@@ -85,23 +88,39 @@ export class QmpClient implements Disposable {
     this.#connection = connection;
     this.#greeted.promise.catch(() => {});
     void this.#read();
+    this.#ready = this.#negotiate();
+    this.#ready.catch(() => {});
   }
 
   /** Throws QmpLostError: nobody is there, another client has the monitor, it is no QMP. */
   static async connect(path: string): Promise<QmpClient> {
-    const client = new QmpClient(path, await dial(path));
+    const client = await QmpClient.open(path);
     try {
-      client.#version = await within(GREETING_MS, client.#greeted.promise, () =>
-        new QmpLostError(
-          `Nothing answers on ${path}: QEMU serves one monitor client at a time, so another (libvirt, a script) may ` +
-            "have it, or QEMU hangs. Give QEMU a second monitor for Gyges: -qmp unix:PATH,server=on,wait=off",
-        ));
-      await client.call("qmp_capabilities", { enable: client.#outOfBand ? [OUT_OF_BAND] : [] });
+      await client.ready(GREETING_MS);
       return client;
     } catch (error) {
       client[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /** As connect(), for a QEMU that may wait for a page of its guest: it need not have answered yet. */
+  static async open(path: string): Promise<QmpClient> {
+    return new QmpClient(path, await dial(path));
+  }
+
+  /** Resolves once QEMU takes commands. Throws QmpLostError after `timeoutMs`; it may still come to that. */
+  ready(timeoutMs: number): Promise<void> {
+    return within(timeoutMs, this.#ready, () =>
+      new QmpLostError(
+        `Nothing answers on ${this.path}: QEMU serves one monitor client at a time, so another (libvirt, a script) may ` +
+          "have it, or QEMU hangs. Give QEMU a second monitor for Gyges: -qmp unix:PATH,server=on,wait=off",
+      ));
+  }
+
+  async #negotiate(): Promise<void> {
+    this.#version = await this.#greeted.promise;
+    await this.call("qmp_capabilities", { enable: this.#outOfBand ? [OUT_OF_BAND] : [] }, NEGOTIATE_MS);
   }
 
   get version(): QemuVersion {

@@ -1,5 +1,5 @@
 /**
- * The destination's door: a listener, a ticket, and one session.
+ * The destination's door: a listener, a ticket, and one session. A process that takes over opens it again, as it was.
  *
  * Whoever connects must prove that it holds the ticket's key before a word is read. The first control connection
  * uses the ticket up; later ones, and all page connections, must name the session that it was given.
@@ -13,7 +13,8 @@ import { DEADLINE_MS } from "../migration/timing.ts";
 import type { PrepareOptions } from "../options.ts";
 import { type MessageOf, PROTOCOL_VERSION } from "../wire/messages.ts";
 import { Peer } from "../wire/peer.ts";
-import { formatTicket, newKey } from "../wire/ticket.ts";
+import { formatTicket, newKey, parseTicket, type Ticket } from "../wire/ticket.ts";
+import type { Credentials } from "./attach_record.ts";
 import { StrangerNotes } from "./stranger_notes.ts";
 
 /**
@@ -22,51 +23,70 @@ import { StrangerNotes } from "./stranger_notes.ts";
  */
 const MAX_HANDSHAKES = 8;
 
+export interface ReceptionOptions {
+  /** Of this process. */
+  name: string;
+  migration: DestinationMigration;
+  onEvent: (event: GygesEvent) => void;
+}
+
+interface Door {
+  ticket: Ticket;
+  /** Null: the ticket is not used yet, and has so long to be. */
+  session: string | null;
+  ttlMs: number;
+}
+
 export class Reception implements Disposable {
   readonly ticket: string;
-  readonly #name: string;
-  readonly #key: Uint8Array<ArrayBuffer>;
-  readonly #tls: boolean;
+  readonly #door: Ticket;
   readonly #listener: Listener;
   readonly #migration: DestinationMigration;
   readonly #notes: StrangerNotes;
   readonly #first = Promise.withResolvers<Peer>();
-  readonly #timer: ReturnType<typeof setTimeout>;
-  #session: string | null = null;
+  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+  #session: string | null;
   #handshakes = 0;
 
-  private constructor(
-    listener: Listener,
-    options: PrepareOptions & { name: string; migration: DestinationMigration; onEvent: (event: GygesEvent) => void },
-  ) {
+  private constructor(listener: Listener, { ticket, session, ttlMs }: Door, options: ReceptionOptions) {
     this.#listener = listener;
-    this.#name = options.name;
-    this.#tls = options.tls;
-    this.#key = newKey();
+    this.#door = ticket;
+    this.#session = session;
     this.#migration = options.migration;
     this.#notes = new StrangerNotes({ silent: () => listener.dropped, onEvent: options.onEvent });
-    const { host, tls, name } = options;
-    this.ticket = formatTicket({ host, port: listener.port, name, tls, key: this.#key });
-    this.#timer = setTimeout(() => this.refuse(expired(options.ticketTtlMs)), options.ticketTtlMs);
+    this.ticket = formatTicket(ticket);
+    if (session === null) this.#timer = setTimeout(() => this.refuse(expired(ttlMs)), ttlMs);
     // Nobody may be listening yet when it fails.
     this.#first.promise.catch(() => {});
     void this.#accept();
   }
 
   /** Throws PreflightError when the address cannot be had. */
-  static async open(
-    options: PrepareOptions & { name: string; migration: DestinationMigration; onEvent: (event: GygesEvent) => void },
-  ): Promise<Reception> {
-    try {
-      return new Reception(await Listener.open(options.host, options.port), options);
-    } catch (cause) {
-      if (!(cause instanceof NativeError)) throw cause;
-      throw new PreflightError(cause.message, {
-        check: "listen",
-        remedy: "give --listen HOST:PORT an address of this host and a port that is free; port 0 finds one",
-        cause,
-      });
-    }
+  static async open(options: PrepareOptions & ReceptionOptions): Promise<Reception> {
+    const { host, port, name, tls, ticketTtlMs } = options;
+    const listener = await listenOn(
+      host,
+      port,
+      "give --listen HOST:PORT an address of this host and a port that is free; port 0 finds one",
+    );
+    const ticket = { host, port: listener.port, name, tls, key: newKey() };
+    return new Reception(listener, { ticket, session: null, ttlMs: ticketTtlMs }, options);
+  }
+
+  /** Where a process that died has listened, for the source of its session. Throws PreflightError, as open(). */
+  static async reopen({ ticket, session }: Credentials, options: ReceptionOptions): Promise<Reception> {
+    const door = parseTicket(ticket);
+    const listener = await listenOn(
+      door.host,
+      door.port,
+      "the source comes back to this address and no other: end what listens there, ss -ltnp names it",
+    );
+    return new Reception(listener, { ticket: door, session, ttlMs: 0 }, options);
+  }
+
+  /** What the source knows this side by; null until it has come. */
+  get credentials(): Credentials | null {
+    return this.#session === null ? null : { ticket: this.ticket, session: this.#session };
   }
 
   /** The control connection that used up the ticket. Rejects when the ticket expires or waiting is ended. */
@@ -102,7 +122,8 @@ export class Reception implements Disposable {
   }
 
   async #greet(channel: Channel): Promise<void> {
-    await channel.secure({ key: this.#key, tls: this.#tls, timeoutMs: DEADLINE_MS.secure });
+    const { key, tls } = this.#door;
+    await channel.secure({ key, tls, timeoutMs: DEADLINE_MS.secure });
     const peer = new Peer(channel);
     const { message } = await peer.expect("hello", DEADLINE_MS.secure);
     const refusal = this.#objection(message);
@@ -111,7 +132,7 @@ export class Reception implements Disposable {
       throw new Error(refusal.message);
     }
     if (message.role === "control") return await this.#welcomeControl(peer, message);
-    await peer.send({ type: "welcome", session: this.#session ?? "", name: this.#name, state: this.#migration.state });
+    await this.#welcome(peer, this.#session ?? "");
     this.#migration.addPages(channel, message.role);
   }
 
@@ -119,9 +140,13 @@ export class Reception implements Disposable {
     const first = this.#session === null;
     this.#session ??= crypto.randomUUID();
     clearTimeout(this.#timer);
-    await peer.send({ type: "welcome", session: this.#session, name: this.#name, state: this.#migration.state });
+    await this.#welcome(peer, this.#session);
     if (first) this.#first.resolve(peer);
     else this.#migration.resume({ peer, rdma: rdma ?? null });
+  }
+
+  #welcome(peer: Peer, session: string): Promise<void> {
+    return peer.send({ type: "welcome", session, name: this.#door.name, state: this.#migration.state });
   }
 
   #objection(hello: MessageOf<"hello">): MessageOf<"refused"> | null {
@@ -149,6 +174,15 @@ export class Reception implements Disposable {
       return refused("session", "connected already", "connected again", "wait until this side has seen the link fail");
     }
     return null;
+  }
+}
+
+async function listenOn(host: string, port: number, remedy: string): Promise<Listener> {
+  try {
+    return await Listener.open(host, port);
+  } catch (cause) {
+    if (!(cause instanceof NativeError)) throw cause;
+    throw new PreflightError(cause.message, { check: "listen", remedy, cause });
   }
 }
 

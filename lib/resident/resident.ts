@@ -89,7 +89,7 @@ export class Resident {
       "migrate",
       (params: unknown, context: HandlerContext) => {
         const { ticket, ...migrate } = v.parse(migrateSchema, params);
-        return this.migrate(parseTicket(ticket), migrate, context);
+        return this.#migrateFor(parseTicket(ticket), migrate, context);
       },
     ],
     ["cancel", () => this.#cancel()],
@@ -189,10 +189,7 @@ export class Resident {
     try {
       const summary = await source.run();
       emit(summary);
-      this.#over = true;
-      await source.machine.abandon();
-      // The caller gets its answer before the process goes.
-      setTimeout(() => this.#end(EXIT.completed), 50);
+      await this.#moved(source);
       return summary;
     } catch (error) {
       // Before the commit point it is the caller's affair; after it, this process has to tell its own operator too.
@@ -203,6 +200,37 @@ export class Resident {
       context.signal.removeEventListener("abort", onGone);
       // A migration that failed after the commit point still holds the guest's pages.
       if (!source.committed) this.#source = null;
+    }
+  }
+
+  async #moved(source: SourceMigration): Promise<void> {
+    this.#over = true;
+    await source.machine.abandon();
+    // The caller gets its answer before the process goes.
+    setTimeout(() => this.#end(EXIT.completed), 50);
+  }
+
+  /** The source's side of a migration whose link was lost after the commit point: the guest waits for pages from here. */
+  get keepsPages(): boolean {
+    return this.#source !== null && this.#source.committed && !this.#source.lost;
+  }
+
+  /** After migrate() has given up on a lost link: resolves when the destination has come back and has every page. */
+  async waitOn(): Promise<Summary> {
+    const source = this.#source;
+    if (!source) throw new Error("There is no migration");
+    const summary = await source.goOn();
+    await this.#moved(source);
+    return summary;
+  }
+
+  /** The caller hears of a lost link; the pages are kept all the same, and the destination may come back. */
+  async #migrateFor(ticket: Ticket, migrate: MigrateOptions, context: HandlerContext): Promise<Summary> {
+    try {
+      return await this.migrate(ticket, migrate, context);
+    } catch (error) {
+      if (this.keepsPages) this.waitOn().then(this.#onEvent, (later) => this.#onEvent(toErrorEvent(later)));
+      throw error;
     }
   }
 

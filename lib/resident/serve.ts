@@ -1,14 +1,16 @@
 /** The two lives of a process that holds a guest: it has one from the start, or it receives one. */
+import { toErrorEvent } from "../control/error_event.ts";
 import { inRoom, type RuntimeDir } from "../control/runtime_dir.ts";
 import { ControlServer } from "../control/server.ts";
-import { EXIT, type ExitCode } from "../errors.ts";
+import { EXIT, type ExitCode, GygesError } from "../errors.ts";
 import type { GygesEvent, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
-import { DestinationMigration } from "../migration/destination.ts";
+import { DestinationMigration, type Loaded, type TakenOver } from "../migration/destination.ts";
 import type { MigrateOptions, PrepareOptions } from "../options.ts";
 import type { Pager } from "../pager/pager.ts";
 import type { WireMachine } from "../wire/messages.ts";
 import { parseTicket } from "../wire/ticket.ts";
+import { type Credentials, forgetRecord, writeRecord } from "./attach_record.ts";
 import { Reception } from "./reception.ts";
 import { Resident } from "./resident.ts";
 
@@ -44,18 +46,80 @@ export async function receiveGuest(
   run: RunOptions,
 ): Promise<ExitCode> {
   const { name } = directory;
-  const migration = new DestinationMigration({ tls: options.tls, onEvent: run.onEvent, pager: options.pager, build });
+  const keep = async (loaded: Loaded) => {
+    if (reception.credentials) await writeRecord(directory, reception.credentials, loaded);
+  };
+  const { tls, pager } = options;
+  const migration = new DestinationMigration({ tls, onEvent: run.onEvent, pager, build, keep });
   const resident = new Resident(name, run.onEvent);
   using reception = await Reception.open({ ...options, name, migration, onEvent: run.onEvent });
   resident.receiveBy(migration, (error) => reception.refuse(error));
   await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
+  const receive = async () => {
+    run.onEvent({ type: "ticket", ticket: reception.ticket });
+    return await migration.receive(await reception.source);
+  };
+  return await holdArrived(directory, { migration, resident, reception, server, receive }, run);
+}
+
+/** Goes on with the guest that a process which died was receiving, and holds it from then on. */
+export async function attachGuest(
+  directory: RuntimeDir,
+  { taken, credentials }: { taken: TakenOver; credentials: Credentials },
+  run: RunOptions,
+): Promise<ExitCode> {
+  const { name } = directory;
+  const migration = attached(credentials, taken.inDoubt ? "loading" : "paused", run);
+  const resident = new Resident(name, run.onEvent);
+  using reception = await Reception.reopen(credentials, { name, migration, onEvent: run.onEvent });
+  resident.receiveBy(migration, () => {});
+  await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
+  const receive = () => migration.attach(taken);
+  return await holdArrived(directory, { migration, resident, reception, server, receive }, run);
+}
+
+/** Tells the source of a guest that is lost so, if it comes back within some seconds. */
+export async function tellLost(name: string, credentials: Credentials, run: RunOptions): Promise<void> {
+  const { onEvent } = run;
+  const migration = attached(credentials, "failed", run);
+  using _ = await Reception.reopen(credentials, { name, migration, onEvent });
+  await migration.tellLost();
+}
+
+function attached(
+  { ticket }: Credentials,
+  state: "loading" | "paused" | "failed",
+  { onEvent }: RunOptions,
+): DestinationMigration {
+  const build = () => Promise.reject(new Error("There was a machine already"));
+  return new DestinationMigration({ tls: parseTicket(ticket).tls, onEvent, pager: "user", build }, state);
+}
+
+interface Arrival {
+  migration: DestinationMigration;
+  resident: Resident;
+  reception: Reception;
+  server: ControlServer;
+  receive: () => Promise<Summary>;
+}
+
+async function holdArrived(
+  directory: RuntimeDir,
+  { migration, resident, reception, server, receive }: Arrival,
+  run: RunOptions,
+): Promise<ExitCode> {
   const interrupt = () => void resident.interrupt();
   run.signal?.addEventListener("abort", interrupt, { once: true });
-  run.onEvent({ type: "ticket", ticket: reception.ticket });
-  const summary = await migration.receive(await reception.source);
+  try {
+    run.onEvent(await receive());
+    forgetRecord(directory);
+  } catch (error) {
+    // An error of our own after the commit point leaves a guest that another process may go on with.
+    if (!migration.committed || error instanceof GygesError) forgetRecord(directory);
+    throw error;
+  }
   reception[Symbol.dispose]();
   run.signal?.removeEventListener("abort", interrupt);
-  run.onEvent(summary);
   const { machine } = migration;
   if (!machine) throw new Error("A migration completed without a machine");
   resident.hold(machine);
@@ -91,5 +155,12 @@ export async function moveGuest(
   resident.hold(held);
   await using _server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
   const signal = run.signal ?? new AbortController().signal;
-  return await resident.migrate(parseTicket(ticket), migrate, { emit: run.onEvent, signal });
+  try {
+    return await resident.migrate(parseTicket(ticket), migrate, { emit: run.onEvent, signal });
+  } catch (error) {
+    if (!resident.keepsPages) throw error;
+    // Nobody but this process can serve the pages that the guest waits for.
+    run.onEvent(toErrorEvent(error));
+    return await resident.waitOn();
+  }
 }

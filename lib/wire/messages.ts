@@ -79,7 +79,7 @@ const microSchema = v.object({
 /** A micro-VM: all that is needed to build it. */
 export type WireMicro = v.InferOutput<typeof microSchema>;
 
-const qemuSchema = v.object({
+export const qemuSchema = v.object({
   kind: v.literal("qemu"),
   ram_bytes: count,
   page_bytes: count,

@@ -1,14 +1,12 @@
 /** Guests of stock QEMU move by the user pager, there and back, and prove their own memory; with controls. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { sharedMappings } from "../../lib/qemu/guest_ram.ts";
 import { until } from "../helpers/host.ts";
 import { testOrSkip } from "../helpers/skips.ts";
 import { account, QemuPair, type Shape } from "./pair.ts";
 import { noSlowDisk, SlowDisk } from "./slow_disk.ts";
-import { stampedPages } from "./stamps.ts";
+import { stampedPage } from "./stamps.ts";
 
-const PAGE_BYTES = 4096;
 const TWO_NODES = [
   ...[
     "-object",
@@ -124,19 +122,4 @@ async function moveWithBusyDisk(env: Record<string, string>): Promise<readonly s
   await pair.host.start(["vm", "stop", to.name]).ended();
   await pair.console.untilEnded();
   return pair.console.corruptions;
-}
-
-/** A page of the guest's working set: the first of its longest run, as a fault may take the next dirty page after it. */
-function stampedPage(qemu: number): number {
-  const mapping = sharedMappings(Deno.readTextFileSync(`/proc/${qemu}/maps`)).find(({ bytes }) => bytes >= 64 << 20);
-  assert.ok(mapping);
-  let longest = { first: 0, pages: 0 };
-  let run = longest;
-  for (const { offset } of stampedPages(`/proc/${qemu}/map_files/${mapping.first}`)) {
-    const page = offset / PAGE_BYTES;
-    run = page === run.first + run.pages ? { ...run, pages: run.pages + 1 } : { first: page, pages: 1 };
-    if (run.pages > longest.pages) longest = run;
-  }
-  assert.ok(longest.pages > 1000, `the longest run of stamped pages has ${longest.pages}`);
-  return longest.first;
 }

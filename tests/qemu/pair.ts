@@ -64,9 +64,9 @@ export class QemuPair implements AsyncDisposable {
   }
 
   /** Starts the guest by `gyges run` and waits until it works. */
-  async start(args: readonly string[] = []): Promise<Held> {
+  async start(args: readonly string[] = [], env?: Record<string, string>): Promise<Held> {
     const { name, log, command } = await this.#new("guest");
-    const process = this.host.start(["run", name, ...args, "--", ...command]);
+    const process = this.host.start(["run", name, ...args, "--", ...command], env ? { env } : {});
     this.#console = new GuestConsole(log);
     await process.waitFor("guest");
     await this.console.untilStarted();

@@ -1,4 +1,6 @@
 /** Pages that a guest has stamped (programs/guest_stamp.c), as they are in a file: its RAM, its disk. */
+import assert from "node:assert/strict";
+import { sharedMappings } from "../../lib/qemu/guest_ram.ts";
 
 const PAGE = 4096;
 const MAGIC = 0x5347594745535047n;
@@ -43,4 +45,19 @@ export function writePage(path: string, offset: number, content: Uint8Array = ne
   using file = Deno.openSync(path, { write: true });
   file.seekSync(offset, Deno.SeekMode.Start);
   if (file.writeSync(content) !== PAGE) throw new Error(`Cannot write a page at ${offset} of ${path}`);
+}
+
+/** A page of the guest's working set: the first of its longest run, as a fault may take the next dirty page after it. */
+export function stampedPage(qemu: number): number {
+  const mapping = sharedMappings(Deno.readTextFileSync(`/proc/${qemu}/maps`)).find(({ bytes }) => bytes >= 64 << 20);
+  assert.ok(mapping);
+  let longest = { first: 0, pages: 0 };
+  let run = longest;
+  for (const { offset } of stampedPages(`/proc/${qemu}/map_files/${mapping.first}`)) {
+    const page = offset / PAGE;
+    run = page === run.first + run.pages ? { ...run, pages: run.pages + 1 } : { first: page, pages: 1 };
+    if (run.pages > longest.pages) longest = run;
+  }
+  assert.ok(longest.pages > 1000, `the longest run of stamped pages has ${longest.pages}`);
+  return longest.first;
 }

@@ -1,5 +1,14 @@
 import assert from "node:assert/strict";
-import { checkName, forgetLog, isOwned, listRunning, ownerPid, RuntimeDir } from "../../lib/control/runtime_dir.ts";
+import {
+  checkName,
+  forgetLog,
+  isOwned,
+  listOrphans,
+  listRunning,
+  monitorPathIn,
+  ownerPid,
+  RuntimeDir,
+} from "../../lib/control/runtime_dir.ts";
 import { PreflightError, UsageError } from "../../lib/errors.ts";
 
 function withBase(run: (base: string) => Promise<void>): () => Promise<void> {
@@ -124,6 +133,51 @@ Deno.test(
     forgetLog("vm1", base);
     forgetLog("vm1", base);
     assert.deepEqual([...Deno.readDirSync(base)], []);
+  }),
+);
+
+/** What a process has left that received a QEMU's guest and died. */
+async function leaveOrphan(base: string, name: string): Promise<Deno.UnixListener> {
+  using left = await RuntimeDir.claim(name, base);
+  Deno.writeTextFileSync(left.attachPath, "secrets");
+  Deno.writeTextFileSync(left.socketPath, "");
+  return Deno.listen({ transport: "unix", path: monitorPathIn(left.path) });
+}
+
+Deno.test(
+  "adopt() takes what a dead process has left, and leaves it again until it is forgotten",
+  withBase(async (base) => {
+    using _qemu = await leaveOrphan(base, "vm1");
+    const left = () => [...Deno.readDirSync(`${base}/vm1`)].map(({ name }) => name).sort();
+    assert.deepEqual(await listOrphans(base), ["vm1"]);
+    {
+      using adopted = await RuntimeDir.adopt("vm1", base);
+      assert.ok(isOwned(adopted.path));
+      assert.deepEqual(left(), ["attach.json", "owner", "qmp.sock"]);
+      assert.deepEqual(await listOrphans(base), []);
+      await assert.rejects(() => RuntimeDir.adopt("vm1", base), /which lives: see gyges monitor vm1/);
+    }
+    assert.deepEqual(left(), ["attach.json", "owner", "qmp.sock"]);
+    {
+      using adopted = await RuntimeDir.adopt("vm1", base);
+      Deno.removeSync(adopted.attachPath);
+    }
+    assert.deepEqual([...Deno.readDirSync(base)], []);
+    await assert.rejects(() => RuntimeDir.adopt("vm1", base), /no process of that name has died here with a guest/);
+  }),
+);
+
+Deno.test(
+  "claim() does not clear away a guest that waits, and does once its QEMU is gone",
+  withBase(async (base) => {
+    {
+      using _qemu = await leaveOrphan(base, "vm1");
+      await assert.rejects(() => RuntimeDir.claim("vm1", base), /go on with that one by: gyges attach vm1/);
+    }
+    assert.deepEqual(await listOrphans(base), []);
+    using claimed = await RuntimeDir.claim("vm1", base);
+    assert.ok(claimed.clearedStale);
+    assert.deepEqual([...Deno.readDirSync(claimed.path)].map(({ name }) => name), ["owner"]);
   }),
 );
 
