@@ -1,8 +1,8 @@
 /** `gyges prepare`: makes this host the destination and prints the ticket. */
 import { object } from "@optique/core/constructs";
-import { map } from "@optique/core/modifiers";
+import { map, optional } from "@optique/core/modifiers";
 import { argument, command, option } from "@optique/core/primitives";
-import { choice } from "@optique/core/valueparser";
+import { choice, string } from "@optique/core/valueparser";
 import { type ExitCode, UsageError } from "../../lib/errors.ts";
 import { PREPARE_DEFAULTS, type PrepareOptions } from "../../lib/options.ts";
 import type { Action, ActionContext } from "../action.ts";
@@ -43,19 +43,44 @@ const options = object({
   ),
   pager: pagerOption(prose`What catches the guest's page faults here: the kernel module's file system, userfaultfd in
     this process, or, native, QEMU itself. auto: the kernel's where it can, QEMU where the source leaves it to its own.`),
+  like: optional(option("--like", string({ metavar: "FILE" }), {
+    description: prose`The guest's QEMU here is started as the source's was, by what gyges describe --json wrote of it
+      there; "-" reads that from standard input.`,
+  })),
   json: jsonOption,
   qemu: qemuCommand(),
 });
 
-/** Throws UsageError unless it is said, once, what kind of guest is to come. */
-function checkKind(micro: boolean, qemu: readonly string[]): void {
-  if (micro && qemu.length > 0) {
-    throw new UsageError("Cannot use --micro with a QEMU command line: leave one of them out");
+interface Kind {
+  micro: boolean;
+  like: string | undefined;
+  qemu: readonly string[];
+}
+
+/** The QEMU to start, none for a micro-VM. Throws UsageError unless it is said, once, what kind of guest is to come. */
+async function commandOf({ micro, like, qemu }: Kind): Promise<readonly string[]> {
+  const said = [micro, like !== undefined, qemu.length > 0].filter((word) => word).length;
+  if (said > 1) {
+    throw new UsageError("Cannot use more than one of --micro, --like and a QEMU command line: leave the others out");
   }
-  if (micro || qemu.length > 0) return;
-  throw new UsageError(
-    "Expected what is to receive the guest: --micro, or -- qemu-system-x86_64 with the arguments of the source's QEMU",
-  );
+  if (said === 0) {
+    throw new UsageError(
+      "Expected what is to receive the guest: --micro, --like FILE, or -- qemu-system-x86_64 with the arguments of the " +
+        "source's QEMU",
+    );
+  }
+  if (like === undefined) return qemu;
+  const { commandLike } = await import("../../lib/qemu/like.ts");
+  return commandLike(await readDescription(like), like === "-" ? "standard input" : like);
+}
+
+async function readDescription(path: string): Promise<string> {
+  if (path === "-") return await new Response(Deno.stdin.readable).text();
+  try {
+    return await Deno.readTextFile(path);
+  } catch (cause) {
+    throw new UsageError(`Cannot read ${path} (${cause instanceof Error ? cause.message : cause})`, { cause });
+  }
 }
 
 interface Wanted {
@@ -79,10 +104,10 @@ async function receive({ name, qemu, options }: Wanted, context: ActionContext):
 
 export const prepare = command(
   "prepare",
-  map(options, ({ name, micro, qemu, listen, ticketTtlMs, tls, pager, json }): Action => ({
+  map(options, ({ name, micro, like, qemu: given, listen, ticketTtlMs, tls, pager, json }): Action => ({
     output: { json },
     async run(context) {
-      checkKind(micro, qemu);
+      const qemu = await commandOf({ micro, like, qemu: given });
       return await receive({ name, qemu, options: { ...listen, ticketTtlMs, tls: tls === "on", pager } }, context);
     },
   })),

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { builtFiles, run } from "../helpers/binary.ts";
 import { qemuBinary } from "./binaries.ts";
+import { until } from "../helpers/host.ts";
+import { QemuPair } from "./pair.ts";
 import { QemuProcess } from "./qemu_process.ts";
 
 const BARE = ["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-machine", "pc", "-m", "64M"];
@@ -59,4 +61,24 @@ Deno.test("describe: a migration blocker is named in QEMU's own words, with exit
   ]);
   assert.equal(blocked.code, 3, blocked.stdout);
   assert.match(blocked.stdout, /IN THE WAY +.*ivshmem/);
+});
+
+Deno.test("describe: what it writes is enough for a destination", async () => {
+  await using pair = await QemuPair.open({ workingSet: "32M", withDisk: true, qemu: "10.0" });
+  const home = await pair.start();
+  home.process.signal("SIGKILL");
+  await home.process.ended();
+  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const [gyges] = builtFiles();
+  assert.ok(gyges);
+  const { stdout } = await run(gyges.path, ["describe", "--qmp", qmp, "--json"]);
+  const file = join(pair.folder, "vm.json");
+  await Deno.writeTextFile(file, stdout);
+  const to = pair.host.start(["prepare", "there", "--like", file]);
+  const { ticket } = await to.waitFor("ticket");
+  await pair.host.start(["migrate", ticket, "--qmp", qmp, "--mode", "full"]).endedWith(0);
+  // Its console is the same file.
+  await pair.proved();
+  await until(() => !pair.hasQemu(home.name), () => "the source's QEMU has ended");
+  assert.ok(pair.hasQemu("there"));
 });

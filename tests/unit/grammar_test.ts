@@ -164,8 +164,10 @@ Deno.test("parseArguments() takes the command lines of the manual", () => {
 Deno.test("an action refuses what does not go together, with what to do next", async () => {
   const ticket = "gyges://h:1/n#k";
   const refused: [string, RegExp][] = [
-    ["prepare vm1", /--micro, or -- qemu-system-x86_64/],
-    ["prepare vm1 --micro -- qemu-system-x86_64", /leave one of them out/],
+    ["prepare vm1", /--micro, --like FILE, or -- qemu-system-x86_64/],
+    ["prepare vm1 --micro -- qemu-system-x86_64", /leave the others out/],
+    ["prepare vm1 --like vm.json --micro", /leave the others out/],
+    ["prepare vm1 --like /nowhere/vm.json", /Cannot read \/nowhere\/vm.json/],
     ["run vm1", /gyges run NAME -- qemu-system-x86_64/],
     [`migrate ${ticket}`, /--vm NAME .* or --qmp SOCKET/],
     [`migrate ${ticket} --vm vm1 --keep-source`, /--keep-source without --qmp/],
