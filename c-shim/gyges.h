@@ -540,6 +540,8 @@ GY_EXPORT int gy_kernel_sink_refresh(struct gy_kernel_sink *sink);
 GY_EXPORT struct gy_page_stats *gy_kernel_sink_stats(struct gy_kernel_sink *sink);
 GY_EXPORT int gy_kernel_sink_wait(struct gy_kernel_sink *sink, uint32_t timeout_ms);
 GY_EXPORT void gy_kernel_sink_wake(struct gy_kernel_sink *sink);
+/* Where the import of the file stands, whoever began it: enum gyges_phase. @linked: 1, its source is connected, or 0. */
+GY_EXPORT int gy_kernel_sink_phase(struct gy_kernel_sink *sink, uint32_t *linked);
 
 /* ---- RDMA from user space: what this host has --------------------------------------------------- */
 

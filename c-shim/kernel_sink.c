@@ -287,3 +287,14 @@ void gy_kernel_sink_wake(struct gy_kernel_sink *sink)
 	/* It fails only where a wake-up waits already. */
 	(void)!write(sink->wake_fd, &one, sizeof(one));
 }
+
+int gy_kernel_sink_phase(struct gy_kernel_sink *sink, uint32_t *linked)
+{
+	struct gyges_state state;
+	int ret = gy_kernel_order(sink->fd, GYGES_IOC_STATE, &state);
+
+	if (ret)
+		return ret;
+	*linked = !!(state.flags & GYGES_LINK_UP);
+	return (int)state.phase;
+}

@@ -23,6 +23,16 @@ export interface KernelConnectOptions {
   timeoutMs: number;
 }
 
+/** enum gyges_phase, by its numbers. */
+const PHASES = ["none", "precopy", "armed", "running", "complete", "abandoned"] as const;
+
+/** Where the import of a RAM file stands. */
+export interface KernelImport {
+  phase: typeof PHASES[number];
+  /** The source is connected. */
+  linked: boolean;
+}
+
 export class KernelSink extends Handle implements AsyncDisposable {
   readonly #stats: PageStatsView;
   #waiting: Promise<number> = Promise.resolve(0);
@@ -108,6 +118,15 @@ export class KernelSink extends Handle implements AsyncDisposable {
   stats(): PageStats {
     unwrap("read the pager's counters", shim().gy_kernel_sink_refresh(this.pointer));
     return this.#stats.read();
+  }
+
+  /** Of the file, whoever began it. */
+  state(): KernelImport {
+    const linked = new Uint32Array(1);
+    const op = "look at the import of guest RAM";
+    const phase = PHASES[unwrap(op, shim().gy_kernel_sink_phase(this.pointer, linked))];
+    if (!phase) throw new Error("The module knows a phase that this program does not");
+    return { phase, linked: linked[0] === 1 };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -178,6 +178,7 @@ export const SYMBOLS = {
   gy_kernel_sink_stats: { parameters: ["pointer"], result: "pointer" },
   gy_kernel_sink_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
   gy_kernel_sink_wake: { parameters: ["pointer"], result: "void" },
+  gy_kernel_sink_phase: { parameters: ["pointer", "buffer"], result: "i32" },
 
   // RDMA from user space
   gy_rdma_usable: { parameters: ["buffer", "u32"], result: "i32" },

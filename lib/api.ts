@@ -2,13 +2,14 @@
 import * as v from "valibot";
 import { NativeError } from "../ffi/native_error.ts";
 import { askMigration } from "./control/ask_migration.ts";
-import { ControlClient } from "./control/client.ts";
-import { listOrphans, listRunning, RuntimeDir } from "./control/runtime_dir.ts";
+import { ControlClient, ControlError } from "./control/client.ts";
+import { listOrphans, listRunning, runtimeBase, RuntimeDir } from "./control/runtime_dir.ts";
 import { type ExitCode, HandshakeError, PreflightError } from "./errors.ts";
 import type { GuestEvent, Sample, Summary } from "./events.ts";
 import { requireHost, requireMemory } from "./host/preflight.ts";
 import { MicroMachine, shapeOf } from "./machine/micro.ts";
 import { guestSchema, sampleSchema, summarySchema } from "./monitor/summary.ts";
+import { pause } from "./migration/timing.ts";
 import type { MicroVmOptions, MigrateOptions, PrepareOptions } from "./options.ts";
 import { chooseRam } from "./pager/choose.ts";
 import type { Pager } from "./pager/pager.ts";
@@ -53,12 +54,32 @@ export async function migrate(
   return v.parse(summarySchema, result);
 }
 
-/** Samples of process `name`, one each `intervalMs`, until it ends or `signal` aborts. */
-export async function* monitor(
-  name: string,
-  options: { intervalMs: number; signal?: AbortSignal },
-): AsyncIterable<Sample> {
-  using client = await ControlClient.connect(name);
+export interface MonitorOptions {
+  intervalMs: number;
+  signal?: AbortSignal;
+}
+
+/** Samples of process `name`, one each `intervalMs`, until it ends or `signal` aborts; if it has died, of its guest. */
+export async function* monitor(name: string, options: MonitorOptions): AsyncIterable<Sample> {
+  const client = await ControlClient.connect(name).catch((error) => error);
+  if (client instanceof ControlClient) yield* monitorProcess(client, options);
+  else yield* monitorUnattended(name, client, options);
+}
+
+/** Throws `why` where no guest of process `name`, which has died, is left that the kernel moves. */
+async function* monitorUnattended(name: string, why: unknown, options: MonitorOptions): AsyncIterable<Sample> {
+  if (!(why instanceof ControlError && why.failure === "stale")) throw why;
+  const { UnattendedGuest } = await import("./qemu/unattended.ts");
+  await using guest = await UnattendedGuest.open(name, `${runtimeBase()}/${name}`);
+  if (!guest) throw why;
+  do {
+    yield guest.sample();
+    await pause(options.intervalMs, options.signal);
+  } while (!options.signal?.aborted && !await guest.ended(0));
+}
+
+async function* monitorProcess(process: ControlClient, options: MonitorOptions): AsyncIterable<Sample> {
+  using client = process;
   const queue: Sample[] = [];
   let wake = Promise.withResolvers<void>();
   let over = false;

@@ -36,6 +36,17 @@ export function delay(ms: number): Disposable & { promise: Promise<void> } {
   return { promise, [Symbol.dispose]: () => clearTimeout(timer) };
 }
 
+/** Resolves after `ms`, or once `signal` aborts. */
+export async function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  using timer = delay(ms);
+  const aborted = Promise.withResolvers<void>();
+  const onAbort = () => aborted.resolve();
+  signal?.addEventListener("abort", onAbort, { once: true });
+  if (signal?.aborted) onAbort();
+  await Promise.race([timer.promise, aborted.promise]);
+  signal?.removeEventListener("abort", onAbort);
+}
+
 /** Throws UsageError for an environment that cannot be read. */
 function reconnectMs(): number {
   const text = Deno.env.get(RECONNECT_S) ?? "30";

@@ -84,17 +84,18 @@ export function mapRam(backends: Backend[], process: NativeProcess): GuestRam {
   });
   return {
     backends,
-    pieces: found.map(({ start, first, fileOffset }, i) => ({
-      path: `/proc/${process.pid}/map_files/${first}`,
-      fileOffset,
-      address: start,
-      bytes: backends[i]?.bytes ?? 0,
-    })),
+    pieces: found.map((mapping) => pieceOf(process, mapping)),
     files: found.map(({ file }) => file),
   };
 }
 
-function mapsOf(process: NativeProcess): string {
+/** RAM that `mapping` of `process` is. */
+export function pieceOf(process: NativeProcess, { start, first, fileOffset, bytes }: Mapping): RamPiece {
+  return { path: `/proc/${process.pid}/map_files/${first}`, fileOffset, address: start, bytes };
+}
+
+/** Throws PreflightError. */
+export function mapsOf(process: NativeProcess): string {
   try {
     return process.read("maps");
   } catch (cause) {

@@ -12,7 +12,7 @@ import type { Machine } from "../machine/machine.ts";
 import type { DestinationMigration } from "../migration/destination.ts";
 import { SourceMigration } from "../migration/source.ts";
 import { NO_LATENCY } from "../migration/stats.ts";
-import { delay } from "../migration/timing.ts";
+import { pause } from "../migration/timing.ts";
 import type { MigrateOptions } from "../options.ts";
 import { parseTicket, type Ticket } from "../wire/ticket.ts";
 import { Sampler, type Snapshot } from "./sampler.ts";
@@ -410,15 +410,4 @@ function cancelled(
     guestLocation: "source",
     exitCode,
   });
-}
-
-/** Ends early when `signal` aborts. */
-async function pause(ms: number, signal?: AbortSignal): Promise<void> {
-  using timer = delay(ms);
-  const aborted = Promise.withResolvers<void>();
-  const onAbort = () => aborted.resolve();
-  signal?.addEventListener("abort", onAbort, { once: true });
-  if (signal?.aborted) onAbort();
-  await Promise.race([timer.promise, aborted.promise]);
-  signal?.removeEventListener("abort", onAbort);
 }
