@@ -105,6 +105,8 @@ export class DestinationMigration {
   #precopyMs = 0;
   #rounds = 0;
   #loaded = false;
+  /** The pager has its last order. A machine that does not start may be told to again. */
+  #ordered = false;
   #last: WireStats = NO_STATS;
   #transport: Transport = "tcp";
   #regions: Uint8Array<ArrayBuffer> = new Uint8Array(0);
@@ -454,13 +456,15 @@ export class DestinationMigration {
     if (this.state !== "loading") throw new ProtocolError(`Got "run" in state "${this.state}"`);
     // Such a machine is stopped at the source, and loads, just before this.
     if (this.#built.own) this.#loadedAt = performance.now();
+    // Before the guest: from its first step on a kernel's pager brings every page, whatever becomes of this process.
+    if (!this.#ordered) await this.#pages.run();
+    this.#ordered = true;
     await this.#built.run();
     const now = performance.now();
     this.#startMs = now - this.#loadedAt;
     this.#downtimeMs = now - this.#stoppedAt;
     this.#states.to("running", "the guest runs here");
     await peer.send({ type: "running" }).catch(() => {});
-    await this.#pages.run();
     await this.#keep(this.#startMs).catch((error) => {
       this.#note("warning", `The time that the guest took to start cannot be kept: ${messageOf(error)}`);
     });

@@ -141,7 +141,7 @@ export interface DestinationPager extends AsyncDisposable {
   discard(set: Uint8Array<ArrayBuffer>): Promise<number>;
   /** Post-copy begins, see design: every page that nothing vouches for goes. Resolves with the pages missing. */
   arm(): Promise<number>;
-  /** The guest runs: prefetch may begin. */
+  /** The guest is to run: prefetch may begin. Once. */
   run(): Promise<void>;
   /** After `complete`: the RAM file is ordinary memory again. */
   disarm(): Promise<void>;
