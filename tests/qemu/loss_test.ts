@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { pause } from "../helpers/host.ts";
 import { Proxy } from "../helpers/proxy.ts";
+import { Wiretap } from "../helpers/wiretap.ts";
 import { QemuPair } from "./pair.ts";
 
 const SHAPE = { rate: 8000, workingSet: "32M" } as const;
@@ -51,3 +52,24 @@ Deno.test("a link that is cut after the commit point heals, and the guest arrive
   await pair.proved();
   assert.ok(to.process.states.includes("completed"));
 });
+
+for (const role of ["demand", "prefetch"] as const) {
+  Deno.test(`a ${role} connection alone that is cut comes back, and the guest arrives whole`, async () => {
+    await using pair = await QemuPair.open(SHAPE);
+    const home = await pair.start();
+    const to = await pair.prepare({ args: ["--tls", "off"] });
+    await using tap = new Wiretap(to.ticket, {});
+    const migrate = pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...SLOW]);
+    await migrate.reached("serving");
+    await to.process.reached("running");
+    tap.cut([role], 1000);
+    await Promise.all([migrate.reached("paused"), to.process.reached("paused")]);
+    await migrate.endedWith(0);
+    pair.console.moveTo(to.log);
+    await pair.proved();
+    for (const { states } of [migrate, to.process]) {
+      assert.equal(states.filter((state) => state === "paused").length, 1, states.join(" "));
+      assert.equal(states.at(-1), "completed");
+    }
+  });
+}
