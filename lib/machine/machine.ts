@@ -1,6 +1,7 @@
 /** What a migration needs of a virtual machine, whatever kind it is. */
 import type { PageSet } from "../../ffi/page_set.ts";
 import type { Ram } from "../../ffi/ram.ts";
+import { EXIT, GygesError } from "../errors.ts";
 import type { GuestReport, RamCheck } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import type { Backend } from "../qemu/guest_ram.ts";
@@ -16,6 +17,12 @@ export type MachineEvent =
   | { type: "failed"; text: string }
   /** It ended by itself, in order. */
   | { type: "ended"; text: string };
+
+/** A machine could not be run, has not run, and stands as before. */
+export class NotRunError extends GygesError {
+  override readonly name = "NotRunError";
+  readonly exitCode = EXIT.hostUnable;
+}
 
 /** What a process needs to know of a machine that goes on without the one that made it. */
 export interface Remains {
@@ -37,7 +44,7 @@ export interface Machine extends AsyncDisposable {
   /** How it moves its RAM and state by itself, with the native pager; there is no save() then. */
   readonly own?: OwnMigration;
 
-  /** Resolves once the guest runs. Throws where it does not and will not. */
+  /** Resolves once the guest runs. Throws NotRunError where that is sure not to have begun, else it may have. */
   run(): Promise<void>;
   /** What save() needs and can be done while the guest runs. */
   prepareSave(): Promise<void>;

@@ -16,7 +16,7 @@ import type { PagerKind } from "../options.ts";
 import { machineFacts, statusOf } from "../qemu/facts.ts";
 import { type Backend, backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
 import { OwnMigration } from "../qemu/own_migration.ts";
-import { QmpClient, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
+import { QmpClient, QmpCommandError, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
 import {
   awaitState,
   blockersOf,
@@ -28,7 +28,7 @@ import {
 } from "../qemu/state_stream.ts";
 import { formatBytes } from "../units.ts";
 import type { WireQemu } from "../wire/messages.ts";
-import type { Machine, MachineEvent, Remains } from "./machine.ts";
+import { type Machine, type MachineEvent, NotRunError, type Remains } from "./machine.ts";
 
 /** Loading may touch guest RAM, which then comes over the network. */
 const STATE_MS = 5_000;
@@ -171,12 +171,20 @@ export class QemuMachine implements Machine {
     if (this.own && this.#restored) await this.own.untilLoaded();
     // With a guest it is no more of no use.
     if (this.#waiting) this.#dismissGuard();
-    await this.#qmp.call("cont", {}, RUN_MS);
+    await this.#qmp.call("cont", {}, RUN_MS).catch((error) => this.#notRun(error));
     const { status, running } = await statusOf(this.#qmp);
     if (!running) throw new PreflightError(`QEMU's guest does not run but is "${status}"`, RUN_LACK);
     this.#running = true;
     this.#waiting = false;
     if (this.#restored) this.#announce();
+  }
+
+  /** QEMU's status decides: one that has begun to run is paused only by our word. Throws. */
+  async #notRun(error: unknown): Promise<never> {
+    if (!(error instanceof QmpCommandError)) throw error;
+    const { status } = await statusOf(this.#qmp);
+    if (status === "paused") throw new NotRunError(error.message, { cause: error });
+    throw error;
   }
 
   /** Switches learn where the guest is now; it does not wait for that. */
@@ -343,7 +351,9 @@ export class QemuMachine implements Machine {
   /** One that is stuck on a page that never comes does not hear of it. */
   async #quit(): Promise<void> {
     await this.#qmp.call("quit", {}, QUIT_MS).catch(() => {});
-    if (!await this.#process.ended(QUIT_MS)) this.#process.kill();
+    if (await this.#process.ended(QUIT_MS)) return;
+    this.#process.kill();
+    await this.#process.ended(QUIT_MS);
   }
 
   #heard({ name, data }: QmpEvent): void {

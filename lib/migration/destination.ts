@@ -11,7 +11,7 @@ import type { PageRole } from "../../ffi/page_source.ts";
 import { PAGE_BYTES } from "../../ffi/ram.ts";
 import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
 import type { DestinationState, GygesEvent, Summary } from "../events.ts";
-import type { Machine, Remains } from "../machine/machine.ts";
+import { type Machine, NotRunError, type Remains } from "../machine/machine.ts";
 import type { PagerChoice, Transport } from "../options.ts";
 import type { DestinationPager, Pager } from "../pager/pager.ts";
 import type { Message, MessageOf, Rendezvous, WireMachine, WireStats } from "../wire/messages.ts";
@@ -84,6 +84,8 @@ export interface Resumption {
 /** sizeof(struct gyges_region), and the fewest pages that an entry of a long table is reckoned to name. */
 const REGION_BYTES = 24;
 const REGION_PAGES = 64;
+/** Of a machine that cannot run; all within the time that a source waits for an answer. */
+const RUN_TRIES = 3;
 /** What a message takes of free words. */
 const MAX_WORDS = 4096;
 
@@ -113,6 +115,8 @@ export class DestinationMigration {
   /** Counted by a process that died before this one took over. */
   #before: Pick<WireStats, "precopy_pages" | "wire_bytes"> = { precopy_pages: 0, wire_bytes: 0 };
   #cancelled: GygesError | null = null;
+  /** Why the guest has not run here, and will not. */
+  #notRun: string | null = null;
 
   constructor(options: DestinationOptions, state: DestinationState = "listening") {
     this.#options = options;
@@ -363,7 +367,8 @@ export class DestinationMigration {
           await this.#load(peer, message, await this.#takeRegions(message, payload));
           break;
         case "run":
-          return await this.#run(peer);
+          if (await this.#run(peer)) return;
+          break;
         case "failed":
           throw new PeerFailedError(message.message);
         default:
@@ -451,15 +456,22 @@ export class DestinationMigration {
     });
   }
 
-  /** The commit point: the guest is ours, whether or not the source hears that it runs. */
-  async #run(peer: Peer): Promise<void> {
+  /** The commit point: the guest is ours, whether or not the source hears that it runs. False: it cannot be run here. */
+  async #run(peer: Peer): Promise<boolean> {
     if (this.state !== "loading") throw new ProtocolError(`Got "run" in state "${this.state}"`);
+    if (this.#notRun !== null) return await this.#giveBack(peer, this.#notRun);
     // Such a machine is stopped at the source, and loads, just before this.
     if (this.#built.own) this.#loadedAt = performance.now();
     // Before the guest: from its first step on a kernel's pager brings every page, whatever becomes of this process.
     if (!this.#ordered) await this.#pages.run();
     this.#ordered = true;
-    await this.#built.run();
+    const why = await this.#start(this.#built);
+    if (why) {
+      // What could run the guest here is ended before a word of it is said.
+      await this.#built.abandon();
+      this.#notRun = `The guest cannot run at the destination: ${why.message}`;
+      return await this.#giveBack(peer, this.#notRun);
+    }
     const now = performance.now();
     this.#startMs = now - this.#loadedAt;
     this.#downtimeMs = now - this.#stoppedAt;
@@ -468,6 +480,30 @@ export class DestinationMigration {
     await this.#keep(this.#startMs).catch((error) => {
       this.#note("warning", `The time that the guest took to start cannot be kept: ${messageOf(error)}`);
     });
+    return true;
+  }
+
+  /** Null: it runs. Else why it does not, and is sure not to have run: somebody has its disk, say. */
+  async #start(machine: Machine): Promise<NotRunError | null> {
+    for (let tries = 1;; tries++) {
+      try {
+        await machine.run();
+        return null;
+      } catch (error) {
+        // One that moves by itself can run nowhere else any more.
+        if (!(error instanceof NotRunError) || machine.own) throw error;
+        if (tries === RUN_TRIES) return error;
+      }
+      using rest = delay(DEADLINE_MS.runAgain);
+      await rest.promise;
+    }
+  }
+
+  /** The source's answer ends the migration. */
+  async #giveBack(peer: Peer, why: string): Promise<false> {
+    this.#cancelled = this.#failedBeforeCommit(new Error(why));
+    await peer.send({ type: "not_run", message: why.slice(0, MAX_WORDS) });
+    return false;
   }
 
   async #giveUp(error: unknown): Promise<GygesError> {

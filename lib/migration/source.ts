@@ -16,7 +16,7 @@ import type { SourcePager, TransportOffer } from "../pager/pager.ts";
 import type { OwnMigration } from "../qemu/own_migration.ts";
 import { type QemuVersion, QmpCommandError } from "../qemu/qmp.ts";
 import type { MessageOf, WireStats } from "../wire/messages.ts";
-import { type Peer, ProtocolError } from "../wire/peer.ts";
+import { type Peer, PeerNotRunError, ProtocolError } from "../wire/peer.ts";
 import type { Ticket } from "../wire/ticket.ts";
 import { GoneWatch, tellGivenUp } from "./farewell.ts";
 import { openControl } from "./link.ts";
@@ -149,17 +149,30 @@ export class SourceMigration {
         await this.#switch();
       }
     } catch (error) {
-      if (!this.committed) throw await this.#rollBack(error);
-      await this.#pause(error);
+      if (!this.committed || error instanceof PeerNotRunError) throw await this.#rollBack(error);
+      return await this.#unlessGivenBack(() => this.#comeBack(error));
     }
-    return await this.#toTheEnd();
+    return await this.#unlessGivenBack(() => this.#toTheEnd());
   }
 
   /** After run() has given up on a lost link: lets the destination come back however late. Throws as run(). */
   async goOn(): Promise<Summary> {
     this.#patient = true;
-    await this.#pause(new Error("it has not come back yet"));
+    return await this.#unlessGivenBack(() => this.#comeBack(new Error("it has not come back yet")));
+  }
+
+  async #comeBack(lost: unknown): Promise<Summary> {
+    await this.#pause(lost);
     return await this.#toTheEnd();
+  }
+
+  /** The one way back after `run` was said, see lib/wire/messages.ts. */
+  async #unlessGivenBack(work: () => Promise<Summary>): Promise<Summary> {
+    try {
+      return await work();
+    } catch (error) {
+      throw error instanceof PeerNotRunError ? await this.#rollBack(error) : error;
+    }
   }
 
   async #toTheEnd(): Promise<Summary> {
@@ -490,7 +503,7 @@ export class SourceMigration {
         this.#states.to("serving", "the link is back");
         return;
       } catch (retryError) {
-        if (this.#lost) throw retryError;
+        if (this.#lost || retryError instanceof PeerNotRunError) throw retryError;
         last = retryError;
         if (gone.saw(retryError) && this.#incomplete) this.#missed(retryError);
         await new Promise((resolve) => setTimeout(resolve, DEADLINE_MS.retry));

@@ -9,9 +9,10 @@ export const SOURCE_TRANSITIONS: Table<SourceState> = {
   precopy: ["stopped", "handover", "failed"],
   stopped: ["handover", "failed"],
   handover: ["serving", "failed"],
-  // From here the guest belongs to the destination: no way leads to "failed", which means that the guest runs here.
-  serving: ["completed", "paused"],
-  paused: ["serving", "completed"],
+  // From here the guest belongs to the destination. "failed", which means that the guest runs here, comes after it by one
+  // way only: by the destination's word that it has not run the guest, and has ended what could have run it.
+  serving: ["completed", "paused", "failed"],
+  paused: ["serving", "completed", "failed"],
   completed: [],
   failed: [],
 };

@@ -22,6 +22,8 @@ export const DEADLINE_MS = {
   reconnect: reconnectMs(),
   /** For telling a source whose link broke with the guest that the guest is lost. */
   tellLoss: 2_000,
+  /** Pause before a machine that could not be run is tried again. */
+  runAgain: 500,
   /** Pause between two tries. */
   retry: 250,
 } as const;

@@ -17,7 +17,7 @@
  *      handover + regions, state, set   ->
  *                                       <-   loaded {missing}
  *      run                              ->            the commit point; sent once
- *                                       <-   running
+ *                                       <-   running | not_run
  *                                       <-   progress, four times a second
  *                                       <-   complete {stats, start}
  *      finished {summary}               ->
@@ -29,6 +29,9 @@
  * With the native pager the QEMUs move RAM and state by themselves, through connections of role "demand": a round lasts
  * for as long as they do so while the guest runs, all sets are empty, and the commit point is passed before `run` is sent.
  *
+ * `not_run` takes the commit back: the guest has not run at the destination, and what could have run it has been ended
+ * before this is said. Only then may a source that has said `run` run it again. It answers `failed`.
+ *
  * Payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a table of remote regions stands before: it
  * replaces the table that was sent before it, and is empty where that one still holds. Its bytes are an array of
  * struct gyges_region of kernel/include/uapi/linux/gyges.h, by first page, without overlap. A source that comes back
@@ -37,7 +40,7 @@
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 
@@ -149,6 +152,7 @@ export const messageSchema = v.variant("type", [
   v.object({ type: v.literal("loaded"), missing_pages: count }),
   v.object({ type: v.literal("run") }),
   v.object({ type: v.literal("running") }),
+  v.object({ type: v.literal("not_run"), message: words }),
   v.object({ type: v.literal("progress"), stats: statsSchema }),
   v.object({
     type: v.literal("complete"),

@@ -23,6 +23,11 @@ export class PeerFailedError extends Error {
   override readonly name = "PeerFailedError";
 }
 
+/** The destination could not run the guest, has not, and never will: what held it there has been ended. */
+export class PeerNotRunError extends Error {
+  override readonly name = "PeerNotRunError";
+}
+
 export class Peer implements Disposable {
   readonly #channel: Channel;
   /** Largest payload that the next message may carry. */
@@ -46,12 +51,13 @@ export class Peer implements Disposable {
     return { message: parseMessage(frame.text), payload: frame.payload };
   }
 
-  /** The next message, which must be of `type`. `refused` and `failed` become errors; `passing` types are skipped. */
+  /** The next message, which must be of `type`. `refused`, `failed` and `not_run` become errors; `passing` types are skipped. */
   async expect<T extends MessageType>(type: T, timeoutMs: number): Promise<Received<MessageOf<T>>> {
     const { message, payload } = await this.receive(timeoutMs);
     if (isOf(message, type)) return { message, payload };
     if (message.type === "refused") throw refusal(message);
     if (message.type === "failed") throw new PeerFailedError(message.message);
+    if (message.type === "not_run") throw new PeerNotRunError(message.message);
     throw new ProtocolError(`Expected "${type}" from the peer and got "${message.type}"`);
   }
 

@@ -32,6 +32,8 @@ export interface Waiting extends Held {
 }
 
 export interface PrepareOptions {
+  /** Another one than the source's. */
+  disk?: string;
   args?: readonly string[];
   env?: Record<string, string>;
 }
@@ -75,24 +77,24 @@ export class QemuPair implements AsyncDisposable {
   }
 
   /** Starts a destination for it. */
-  async prepare({ args = [], env }: PrepareOptions = {}): Promise<Waiting> {
-    const { name, log, command } = await this.#new("dest");
+  async prepare({ args = [], env, disk }: PrepareOptions = {}): Promise<Waiting> {
+    const { name, log, command } = await this.#new("dest", disk ? { ...this.shape, disk } : this.shape);
     const process = this.host.start(["prepare", name, ...args, "--", ...command], env ? { env } : {});
     const { ticket } = await process.waitFor("ticket");
     return { name, process, log, ticket };
   }
 
-  async #new(kind: string) {
+  async #new(kind: string, shape = this.shape) {
     const name = `${kind}${++this.#names}`;
     const log = join(this.folder, `${name}.console`);
     const [{ program, args }, guest] = await Promise.all([
-      qemuBinary(this.shape.qemu ?? "7.2"),
-      linuxGuest(this.shape),
+      qemuBinary(shape.qemu ?? "7.2"),
+      linuxGuest(shape),
     ]);
     return {
       name,
       log,
-      command: [program, ...args, ...guest.args, ...this.shape.extra ?? [], ...consoleArguments(log)],
+      command: [program, ...args, ...guest.args, ...shape.extra ?? [], ...consoleArguments(log)],
     };
   }
 

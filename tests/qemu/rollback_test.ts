@@ -3,8 +3,11 @@
  * is tried again; after it the source's guest never runs again.
  */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { pause, until } from "../helpers/host.ts";
+import { qemuBinary } from "./binaries.ts";
 import { type Held, QemuPair, type Waiting } from "./pair.ts";
+import { QemuProcess } from "./qemu_process.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 
 const SHAPE = { rate: 8000, workingSet: "32M", withDisk: true } as const;
@@ -120,6 +123,28 @@ Deno.test("before the commit point the guest stays, and moves at last", async (t
     await pair.proved();
     await until(() => !pair.hasQemu(home.name), () => "the source's QEMU has ended");
   });
+});
+
+Deno.test("a guest whose disk somebody has at the destination is given back, whole, and moves at last", async () => {
+  await using pair = await QemuPair.open({ ...SHAPE, qemu: "10.0" });
+  const home = await pair.start();
+  const disk = join(pair.folder, "disk.copy");
+  await Deno.copyFile(join(pair.folder, "disk"), disk);
+  await using _holder = await QemuProcess.start(await qemuBinary("10.0"), [
+    ...["-S", "-nodefaults", "-display", "none", "-drive", `if=none,id=held,file=${disk},format=raw`],
+    ...["-device", "virtio-blk-pci,drive=held"],
+  ], pair.folder);
+  const to = await pair.prepare({ disk });
+  const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, "--mode", "full"]);
+  await migrate.endedWith(10);
+  const error = await migrate.waitFor("error");
+  assert.equal(error.guest_location, "source");
+  assert.match(error.message, /cannot run at the destination: QEMU refuses "cont": .*lock/);
+  await to.process.endedWith(10);
+  assert.ok(!pair.hasQemu(to.name), "what could have run it is ended");
+  await pair.console.untilBeats(10);
+  await pair.move(home, await pair.prepare(), ["--mode", "full"]);
+  await pair.proved();
 });
 
 Deno.test("with --keep-source the source's QEMU stays, stopped, and its guest never runs again", async () => {

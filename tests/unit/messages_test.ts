@@ -55,6 +55,7 @@ const EXAMPLES: { [T in Message["type"]]: Extract<Message, { type: T }> } = {
   loaded: { type: "loaded", missing_pages: 3 },
   run: { type: "run" },
   running: { type: "running" },
+  not_run: { type: "not_run", message: "words" },
   progress: { type: "progress", stats: NO_STATS },
   complete: {
     type: "complete",
