@@ -8,11 +8,15 @@ import { pause, until } from "../helpers/host.ts";
 import { qemuBinary } from "./binaries.ts";
 import { type Held, QemuPair, type Waiting } from "./pair.ts";
 import { QemuProcess } from "./qemu_process.ts";
+import { differingPages, ramFileOf } from "./stamps.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 
 const SHAPE = { rate: 8000, workingSet: "32M", withDisk: true } as const;
 /** Long enough to be met in pre-copy. */
 const SLOW = ["--bandwidth", "40MiB/s", "--precopy-timeout", "10s"];
+
+/** One that is never zero, nor written: 17 MiB into RAM, one into where the guest's kernel was linked to be. */
+const KERNEL_TEXT_PAGE = 17 * 256;
 
 interface Move {
   pair: QemuPair;
@@ -125,16 +129,23 @@ Deno.test("before the commit point the guest stays, and moves at last", async (t
   });
 });
 
+/** A destination whose QEMU will not run a guest, as another QEMU has its disk; until disposed of. */
+async function unable(pair: QemuPair, env?: Record<string, string>): Promise<Waiting & AsyncDisposable> {
+  const folder = await Deno.makeTempDir({ dir: pair.folder });
+  const disk = join(folder, "disk");
+  await Deno.copyFile(join(pair.folder, "disk"), disk);
+  const holder = await QemuProcess.start(await qemuBinary("10.0"), [
+    ...["-S", "-nodefaults", "-display", "none", "-drive", `if=none,id=held,file=${disk},format=raw`],
+    ...["-device", "virtio-blk-pci,drive=held"],
+  ], folder);
+  const to = await pair.prepare({ disk, ...(env && { env }) });
+  return { ...to, [Symbol.asyncDispose]: () => holder[Symbol.asyncDispose]() };
+}
+
 Deno.test("a guest whose disk somebody has at the destination is given back, whole, and moves at last", async () => {
   await using pair = await QemuPair.open({ ...SHAPE, qemu: "10.0" });
   const home = await pair.start();
-  const disk = join(pair.folder, "disk.copy");
-  await Deno.copyFile(join(pair.folder, "disk"), disk);
-  await using _holder = await QemuProcess.start(await qemuBinary("10.0"), [
-    ...["-S", "-nodefaults", "-display", "none", "-drive", `if=none,id=held,file=${disk},format=raw`],
-    ...["-device", "virtio-blk-pci,drive=held"],
-  ], pair.folder);
-  const to = await pair.prepare({ disk });
+  await using to = await unable(pair);
   const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, "--mode", "full"]);
   await migrate.endedWith(10);
   const error = await migrate.waitFor("error");
@@ -146,6 +157,32 @@ Deno.test("a guest whose disk somebody has at the destination is given back, who
   await pair.move(home, await pair.prepare(), ["--mode", "full"]);
   await pair.proved();
 });
+
+Deno.test("RAM that was pre-copied to a QEMU which has not run is the source's, byte by byte; with a control", async () => {
+  await using pair = await QemuPair.open({ ...SHAPE, qemu: "10.0" });
+  const home = await pair.start();
+  assert.deepEqual(await differences(pair, home), []);
+  assert.deepEqual(await differences(pair, home, { GYGES_INJECT: `zero-page@${KERNEL_TEXT_PAGE}` }), [
+    KERNEL_TEXT_PAGE,
+  ]);
+});
+
+/** Pages that differ between the source, when it has sent all of RAM, and a destination that cannot run the guest. */
+async function differences(pair: QemuPair, home: Held, env?: Record<string, string>): Promise<number[]> {
+  await using to = await unable(pair, env);
+  const [here, there] = [home.name, to.name].map((name) => ramFileOf(pair.qemuOf(name)));
+  assert.ok(here && there);
+  const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, "--mode", "precopy"]);
+  await migrate.reached("serving");
+  // Not to be given back while this looks.
+  to.process.signal("SIGSTOP");
+  const found = differingPages(here, there);
+  to.process.signal("SIGCONT");
+  await migrate.endedWith(10);
+  await to.process.endedWith(10);
+  await pair.console.untilBeats(5);
+  return found;
+}
 
 Deno.test("with --keep-source the source's QEMU stays, stopped, and its guest never runs again", async () => {
   await using pair = await QemuPair.open(SHAPE);

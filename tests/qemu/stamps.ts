@@ -49,15 +49,38 @@ export function writePage(path: string, offset: number, content: Uint8Array = ne
 
 /** A page of the guest's working set: the first of its longest run, as a fault may take the next dirty page after it. */
 export function stampedPage(qemu: number): number {
-  const mapping = sharedMappings(Deno.readTextFileSync(`/proc/${qemu}/maps`)).find(({ bytes }) => bytes >= 64 << 20);
-  assert.ok(mapping);
   let longest = { first: 0, pages: 0 };
   let run = longest;
-  for (const { offset } of stampedPages(`/proc/${qemu}/map_files/${mapping.first}`)) {
+  for (const { offset } of stampedPages(ramFileOf(qemu))) {
     const page = offset / PAGE;
     run = page === run.first + run.pages ? { ...run, pages: run.pages + 1 } : { first: page, pages: 1 };
     if (run.pages > longest.pages) longest = run;
   }
   assert.ok(longest.pages > 1000, `the longest run of stamped pages has ${longest.pages}`);
   return longest.first;
+}
+
+/** Where the RAM of a QEMU can be read, a guest's largest memory backend. */
+export function ramFileOf(qemu: number): string {
+  const mapping = sharedMappings(Deno.readTextFileSync(`/proc/${qemu}/maps`)).find(({ bytes }) => bytes >= 64 << 20);
+  assert.ok(mapping);
+  return `/proc/${qemu}/map_files/${mapping.first}`;
+}
+
+/** Numbers of the pages in which two files differ; a hole is zeros. */
+export function differingPages(path: string, other: string): number[] {
+  using one = Deno.openSync(path);
+  using two = Deno.openSync(other);
+  const [a, b] = [new Uint8Array(CHUNK_PAGES * PAGE), new Uint8Array(CHUNK_PAGES * PAGE)];
+  const pages: number[] = [];
+  for (let start = 0;; start += CHUNK_PAGES) {
+    const n = one.readSync(a);
+    assert.equal(two.readSync(b), n);
+    if (n === null) return pages;
+    const [words, others] = [new BigUint64Array(a.buffer, 0, n / 8), new BigUint64Array(b.buffer, 0, n / 8)];
+    for (let i = 0; i < words.length; i++) {
+      const page = start + Math.floor(i * 8 / PAGE);
+      if (words[i] !== others[i] && pages.at(-1) !== page) pages.push(page);
+    }
+  }
 }
