@@ -1,13 +1,13 @@
 /**
  * The three ways in which a page can come, in two emulated hosts of one lab: the user pager over TCP (TLS) and over RDMA,
- * and the kernel pager. All is emulation, the network included: only the ratios say something, and of one run.
+ * and the kernel pager; beside them READs with no guest. All is emulation, the network included: only the ratios say
+ * something, and of one run.
  */
 import { median, ms, printTable, ratio } from "./table.ts";
 import type { Summary } from "../../lib/events.ts";
-import { stopGuest } from "../helpers/pair.ts";
-import { GygesHost } from "../lab/gyges_host.ts";
-import { Lab } from "../lab/lab.ts";
-import { account, move, prepareAt, startGuest } from "../lab/moves.ts";
+import { Lab, type LabHost } from "../lab/lab.ts";
+import { account, endGuest, move, prepareAt, startGuest } from "../lab/moves.ts";
+import { arm, join, proveComplete } from "../lab/ram.ts";
 
 interface Way {
   name: string;
@@ -16,48 +16,130 @@ interface Way {
 }
 
 const WAYS: readonly Way[] = [
-  { name: "user pager, TCP with TLS", pager: "user", transport: "tcp" },
-  { name: "user pager, RDMA", pager: "user", transport: "rdma" },
-  { name: "kernel pager, RDMA", pager: "kernel", transport: "rdma" },
+  { name: "user, TCP with TLS", pager: "user", transport: "tcp" },
+  { name: "user, RDMA", pager: "user", transport: "rdma" },
+  { name: "kernel, RDMA", pager: "kernel", transport: "rdma" },
 ];
+const KERNEL = "6.12";
+const RAM = "32M";
+/** Pages that are READ with no guest: one after the other, and as many at once as prefetch has. */
+const LATENCY_PAGES = 2048;
+const BULK_PAGES = 8192;
 
-/** One full move of a guest of 32 MiB that touches all of its pages; its summary. */
-async function once(lab: Lab, way: Way, args: readonly string[]): Promise<Summary> {
-  const [one, two] = [lab.host(1), lab.host(2)];
-  const guest = await startGuest(one, ["--pager", way.pager, "--irqchip"]);
-  const there = await prepareAt(two, "there", ["--pager", way.pager]);
-  const migrate = move(one, guest, there, ["--mode", "full", "--transport", way.transport, ...args]);
-  const summary = await account(way.name, guest, there, migrate);
-  await stopGuest(new GygesHost(two), there);
-  return summary;
+/** A move, and what its destination's host did from its commit point until all memory was there. */
+interface Run {
+  summary: Summary;
+  switches: number;
+  busyNs: number;
 }
 
-/** Rows of medians over `n` runs, the ways in turn, each against the last way. */
-async function compare(lab: Lab, n: number, args: readonly string[]): Promise<string[][]> {
-  const runs = WAYS.map((): Summary[] => []);
+/** READs by the kernel's prefetch, with nobody waiting for them. */
+interface Raw {
+  /** Of one page, one after the other, posted to completed. */
+  p50: number;
+  p99: number;
+  /** Time that a page takes where as many READs, of as many pages, are under way as prefetch has unless told. */
+  pageNs: number;
+}
+
+/** What a host has done since boot. */
+async function work(host: LabHost): Promise<Pick<Run, "switches" | "busyNs">> {
+  const text = await host.ask("cat /proc/stat; sed 's/^/uptime /' /proc/uptime");
+  const [, , , , idle = NaN] = /^cpu\s.*$/m.exec(text)?.[0].split(/\s+/).map(Number) ?? [];
+  const uptime = Number(/^uptime (\S+)/m.exec(text)?.[1]);
+  return { switches: Number(/^ctxt (\d+)$/m.exec(text)?.[1]), busyNs: uptime * 1e9 - idle * 1e7 };
+}
+
+/** One full move of a guest that touches all of its pages. */
+async function moved(lab: Lab, { name, pager, transport }: Way, args: readonly string[]): Promise<Run> {
+  const [one, two] = [lab.host(1), lab.host(2)];
+  const [guest, there] = await Promise.all([
+    startGuest(one, ["--pager", pager, "--irqchip", "--ram", RAM]),
+    prepareAt(two, "there", ["--pager", pager]),
+  ]);
+  const migrate = move(one, guest, there, ["--mode", "full", "--transport", transport, ...args]);
+  await there.process.reached("running");
+  const before = await work(two);
+  await there.process.reached("completed");
+  const after = await work(two);
+  const summary = await account([name, ...args].join(" "), guest, there, migrate);
+  await endGuest(there);
+  return { summary, switches: after.switches - before.switches, busyNs: after.busyNs - before.busyNs };
+}
+
+/** Latency of the READs that bring `pages` under the prefetch settings `prefetch`, and the time from RUN to the last. */
+async function pulled(lab: Lab, pages: number, prefetch: string): Promise<{ p50: number; p99: number; ns: number }> {
+  const { source, destination } = await join(lab, { pages });
+  await destination.do(`prefetch ${prefetch}`);
+  await arm(destination, "all");
+  const start = performance.now();
+  await destination.do("run");
+  const { read_p50: p50 = NaN, read_p99: p99 = NaN } = await proveComplete(destination, pages);
+  const ns = (performance.now() - start) * 1e6;
+  await source.remove();
+  await destination.remove();
+  return { p50, p99, ns };
+}
+
+async function rawReads(lab: Lab): Promise<Raw> {
+  const { p50, p99 } = await pulled(lab, LATENCY_PAGES, "on 1 1 0");
+  const pageNs = (await pulled(lab, BULK_PAGES, "on 0 0 0")).ns / BULK_PAGES;
+  console.log(`lab: READs: p50 ${ms(p50)}, p99 ${ms(p99)}; in bulk ${ms(pageNs)} a page (emulated)`);
+  return { p50, p99, pageNs };
+}
+
+/** All runs of a bench: `on` with prefetch at full rate, `off` without, by the order of WAYS. */
+interface Runs {
+  raw: Raw[];
+  off: Run[][];
+  on: Run[][];
+}
+
+async function runAll(lab: Lab, n: number): Promise<Runs> {
+  const runs: Runs = { raw: [], off: WAYS.map(() => []), on: WAYS.map(() => []) };
   for (let i = 0; i < n; i++) {
-    for (const [index, way] of WAYS.entries()) runs[index]?.push(await once(lab, way, args));
+    runs.raw.push(await rawReads(lab));
+    for (const [index, way] of WAYS.entries()) {
+      runs.off[index]?.push(await moved(lab, way, ["--no-prefetch"]));
+      runs.on[index]?.push(await moved(lab, way, []));
+    }
   }
-  const figure = (index: number, of: (summary: Summary) => number) => median((runs[index] ?? []).map(of));
-  const last = WAYS.length - 1;
-  const cells = (index: number, of: (summary: Summary) => number) => {
-    const value = figure(index, of);
-    return [ms(value), ratio(value, figure(last, of))];
-  };
+  return runs;
+}
+
+/** Medians over all runs, a column for each way. */
+function tableOf({ raw, off, on }: Runs): string[][] {
+  const over = (all: readonly Run[][], of: (run: Run) => number) => all.map((some) => median(some.map(of)));
+  const rawOver = (of: (raw: Raw) => number) => median(raw.map(of));
+  const ratios = (values: readonly number[], baseline: (index: number) => number) =>
+    values.map((value, index) => ratio(value, baseline(index)));
+  const perFault = (of: (run: Run) => number) => over(off, (run) => of(run) / run.summary.demand_faults);
+  const latency = (quantile: "p50" | "p99") => ({ summary }: Run) => summary.fault_latency_ns[quantile];
+  const total = ({ summary }: Run) => summary.total_ns;
+  const [p50, p99, p99WithPrefetch] = [over(off, latency("p50")), over(off, latency("p99")), over(on, latency("p99"))];
+  const rawP50 = rawOver((one) => one.p50);
+  const userRdma = p50[WAYS.findIndex(({ pager, transport }) => pager === "user" && transport === "rdma")] ?? NaN;
+  const rawTotal = over(on, ({ summary }) => summary.postcopy_pages * rawOver((one) => one.pageNs));
   return [
-    ["", "fault p50", "", "fault p99", "", "total", "", "faults"],
-    ...WAYS.map(({ name }, index) => [
-      name,
-      ...cells(index, ({ fault_latency_ns }) => fault_latency_ns.p50),
-      ...cells(index, ({ fault_latency_ns }) => fault_latency_ns.p99),
-      ...cells(index, ({ total_ns }) => total_ns),
-      `${figure(index, ({ demand_faults }) => demand_faults)}`,
-    ]),
+    ["", "READs, no guest", ...WAYS.map(({ name }) => name), "goal of the kernel pager"],
+    ["fault p50, no prefetch", ms(rawP50), ...p50.map(ms), ""],
+    ["  to a READ of a page", "", ...ratios(p50, () => rawP50), "1.3x"],
+    ["  to the user pager over RDMA", "", ...ratios(p50, () => userRdma), "0.5x"],
+    ["fault p99, no prefetch", ms(rawOver((one) => one.p99)), ...p99.map(ms), ""],
+    ["fault p99, prefetch at full rate", "", ...p99WithPrefetch.map(ms), ""],
+    ["  to that without prefetch", "", ...ratios(p99WithPrefetch, (index) => p99[index] ?? NaN), "2x"],
+    ["total time, prefetch at full rate", ms(median(rawTotal)), ...over(on, total).map(ms), ""],
+    ["  to READs of the same pages", "", ...ratios(over(on, total), (index) => rawTotal[index] ?? NaN), "1.25x"],
+    ["downtime, prefetch at full rate", "", ...over(on, ({ summary }) => summary.downtime_ns).map(ms), ""],
+    ["demand faults, no prefetch", "", ...over(off, ({ summary }) => summary.demand_faults).map(String), ""],
+    ["context switches a fault", "", ...perFault(({ switches }) => switches).map((value) => value.toFixed(1)), ""],
+    ["CPU time a fault", "", ...perFault(({ busyNs }) => busyNs).map(ms), ""],
   ];
 }
 
+/** Switches and CPU time are of the destination's whole host, its guest included. */
 export async function benchLab(n: number): Promise<void> {
-  await using lab = await Lab.boot({ kernel: "6.12", rdma: true, gyges: true });
-  printTable(`emulated hosts, no prefetch, n = ${n}`, await compare(lab, n, ["--no-prefetch"]));
-  printTable(`emulated hosts, prefetch at full rate, n = ${n}`, await compare(lab, n, []));
+  await using lab = await Lab.boot({ kernel: KERNEL, rdma: true, gyges: true });
+  const rows = tableOf(await runAll(lab, n));
+  printTable(`Full moves of ${RAM} between emulated hosts with soft-RoCE, ${KERNEL}, medians of ${n} runs`, rows);
 }
