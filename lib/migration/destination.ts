@@ -597,7 +597,9 @@ export class DestinationMigration {
   /** Its control connection once the source is back; null: no page is missing any more. */
   async #withoutSource(lost: Peer, error: unknown): Promise<Peer | null> {
     lost[Symbol.dispose]();
-    return await this.#readOn(error) ?? await this.#pause(lost, error);
+    const back = await this.#readOn(error);
+    if (back || this.#events.seen.complete) return back;
+    return await this.#pause(lost, error);
   }
 
   /**
