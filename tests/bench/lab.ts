@@ -7,7 +7,7 @@ import { median, ms, printTable, ratio } from "./table.ts";
 import type { Summary } from "../../lib/events.ts";
 import { Lab, type LabHost } from "../lab/lab.ts";
 import { account, endGuest, move, prepareAt, startGuest } from "../lab/moves.ts";
-import { arm, join, proveComplete } from "../lab/ram.ts";
+import { arm, type Figures, join, proveComplete, STAMP } from "../lab/ram.ts";
 
 interface Way {
   name: string;
@@ -20,6 +20,8 @@ const WAYS: readonly Way[] = [
   { name: "user, RDMA", pager: "user", transport: "rdma" },
   { name: "kernel, RDMA", pager: "kernel", transport: "rdma" },
 ];
+/** Cells of a row that only the last way has. */
+const KERNEL_ONLY = WAYS.slice(1).map(() => "");
 const KERNEL = "6.12";
 const RAM = "32M";
 /** Pages that are READ with no guest: one after the other, and as many at once as prefetch has. */
@@ -33,11 +35,13 @@ interface Run {
   busyNs: number;
 }
 
-/** READs by the kernel's prefetch, with nobody waiting for them. */
+/** What the kernel does where there is no guest. */
 interface Raw {
-  /** Of one page, one after the other, posted to completed. */
+  /** READs by prefetch of one page, one after the other, with nobody waiting for them: posted to completed. */
   p50: number;
   p99: number;
+  /** Demand faults of a process that touches one page after the other. */
+  touchP50: number;
   /** Time that a page takes where as many READs, of as many pages, are under way as prefetch has unless told. */
   pageNs: number;
 }
@@ -67,25 +71,36 @@ async function moved(lab: Lab, { name, pager, transport }: Way, args: readonly s
   return { summary, switches: after.switches - before.switches, busyNs: after.busyNs - before.busyNs };
 }
 
-/** Latency of the READs that bring `pages` under the prefetch settings `prefetch`, and the time from RUN to the last. */
-async function pulled(lab: Lab, pages: number, prefetch: string): Promise<{ p50: number; p99: number; ns: number }> {
+/** What a file of `pages` tells once it is whole, and the time from RUN until then; `look` may be an order to touch it. */
+async function pulled(
+  lab: Lab,
+  pages: number,
+  prefetch: string,
+  look = "state",
+): Promise<{ told: Figures; ns: number }> {
   const { source, destination } = await join(lab, { pages });
   await destination.do(`prefetch ${prefetch}`);
   await arm(destination, "all");
   const start = performance.now();
   await destination.do("run");
-  const { read_p50: p50 = NaN, read_p99: p99 = NaN } = await proveComplete(destination, pages);
+  await destination.do(look);
+  const told = await proveComplete(destination, pages);
   const ns = (performance.now() - start) * 1e6;
   await source.remove();
   await destination.remove();
-  return { p50, p99, ns };
+  return { told, ns };
 }
 
-async function rawReads(lab: Lab): Promise<Raw> {
-  const { p50, p99 } = await pulled(lab, LATENCY_PAGES, "on 1 1 0");
+async function withoutGuest(lab: Lab): Promise<Raw> {
+  const { told: { read_p50: p50 = NaN, read_p99: p99 = NaN } } = await pulled(lab, LATENCY_PAGES, "on 1 1 0");
+  const touched = await pulled(lab, LATENCY_PAGES, "off 0 0 0", `check all ${STAMP}`);
+  const { fault_p50: touchP50 = NaN } = touched.told;
   const pageNs = (await pulled(lab, BULK_PAGES, "on 0 0 0")).ns / BULK_PAGES;
-  console.log(`lab: READs: p50 ${ms(p50)}, p99 ${ms(p99)}; in bulk ${ms(pageNs)} a page (emulated)`);
-  return { p50, p99, pageNs };
+  console.log(
+    `lab: no guest: READs p50 ${ms(p50)}, p99 ${ms(p99)}; faults p50 ${ms(touchP50)}; ` +
+      `in bulk ${ms(pageNs)} a page (emulated)`,
+  );
+  return { p50, p99, touchP50, pageNs };
 }
 
 /** All runs of a bench: `on` with prefetch at full rate, `off` without, by the order of WAYS. */
@@ -98,7 +113,7 @@ interface Runs {
 async function runAll(lab: Lab, n: number): Promise<Runs> {
   const runs: Runs = { raw: [], off: WAYS.map(() => []), on: WAYS.map(() => []) };
   for (let i = 0; i < n; i++) {
-    runs.raw.push(await rawReads(lab));
+    runs.raw.push(await withoutGuest(lab));
     for (const [index, way] of WAYS.entries()) {
       runs.off[index]?.push(await moved(lab, way, ["--no-prefetch"]));
       runs.on[index]?.push(await moved(lab, way, []));
@@ -117,7 +132,7 @@ function tableOf({ raw, off, on }: Runs): string[][] {
   const latency = (quantile: "p50" | "p99") => ({ summary }: Run) => summary.fault_latency_ns[quantile];
   const total = ({ summary }: Run) => summary.total_ns;
   const [p50, p99, p99WithPrefetch] = [over(off, latency("p50")), over(off, latency("p99")), over(on, latency("p99"))];
-  const rawP50 = rawOver((one) => one.p50);
+  const [rawP50, touchP50] = [rawOver((one) => one.p50), rawOver((one) => one.touchP50)];
   const userRdma = p50[WAYS.findIndex(({ pager, transport }) => pager === "user" && transport === "rdma")] ?? NaN;
   const rawTotal = over(on, ({ summary }) => summary.postcopy_pages * rawOver((one) => one.pageNs));
   return [
@@ -125,6 +140,8 @@ function tableOf({ raw, off, on }: Runs): string[][] {
     ["fault p50, no prefetch", ms(rawP50), ...p50.map(ms), ""],
     ["  to a READ of a page", "", ...ratios(p50, () => rawP50), "1.3x"],
     ["  to the user pager over RDMA", "", ...ratios(p50, () => userRdma), "0.5x"],
+    ["fault p50 of a process, no guest", "", ...KERNEL_ONLY, ms(touchP50), ""],
+    ["  to a READ of a page", "", ...KERNEL_ONLY, ratio(touchP50, rawP50), ""],
     ["fault p99, no prefetch", ms(rawOver((one) => one.p99)), ...p99.map(ms), ""],
     ["fault p99, prefetch at full rate", "", ...p99WithPrefetch.map(ms), ""],
     ["  to that without prefetch", "", ...ratios(p99WithPrefetch, (index) => p99[index] ?? NaN), "2x"],
