@@ -489,6 +489,8 @@ GY_EXPORT void gy_kernel_source_destroy(struct gy_kernel_source *source);
 GY_EXPORT int gy_kernel_source_listen(struct gy_kernel_source *source, const char *host, uint32_t port,
 				      const char *towards, const uint8_t *token, char *address, uint32_t address_bytes);
 /* ORs the present pages into @bitmap; returns their number. */
+/* 1: a destination has bidden farewell, it has every page; 0 or -errno. Waits while regions are registered. */
+GY_EXPORT int gy_kernel_source_is_read(struct gy_kernel_source *source);
 GY_EXPORT int64_t gy_kernel_source_scan_present(struct gy_kernel_source *source, uint64_t *bitmap, uint64_t words);
 GY_EXPORT int gy_kernel_source_dirty_start(struct gy_kernel_source *source);
 /* ORs into @bitmap what was written since the last collect. Returns how many pages that were. */

@@ -97,6 +97,14 @@ int gy_kernel_source_listen(struct gy_kernel_source *source, const char *host, u
 	return listen_at(source, host, port, token);
 }
 
+int gy_kernel_source_is_read(struct gy_kernel_source *source)
+{
+	struct gyges_state state;
+	int ret = gy_kernel_order(source->fd, GYGES_IOC_STATE, &state);
+
+	return ret ? ret : !!(state.flags & GYGES_EXPORT_READ);
+}
+
 /* ---- page sets ---- */
 
 /* An order that fills a bitmap of its own, ORed into the caller's. Pages in the order's. */

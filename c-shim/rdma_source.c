@@ -58,7 +58,7 @@ static int role_of(const struct rdma_source *source, const struct rdma_conn_para
 	memcpy(&request, param->private_data, sizeof(request));
 	if (request.magic != GYGES_CM_MAGIC || request.version != GYGES_CM_VERSION || request.reserved)
 		return 0;
-	if (request.role != GYGES_ROLE_DEMAND && request.role != GYGES_ROLE_PREFETCH)
+	if (request.role < GYGES_ROLE_DEMAND || request.role > GYGES_ROLE_FAREWELL)
 		return 0;
 	return CRYPTO_memcmp(request.token, source->token, sizeof(source->token)) ? 0 : request.role;
 }
@@ -131,7 +131,9 @@ static void on_request(struct rdma_source *source, struct rdma_cm_id *id, int ro
 {
 	int ret = -EACCES;
 
-	if (role && id->verbs == source->listener->verbs) {
+	if (role == GYGES_ROLE_FAREWELL) {
+		events_raise(source->events, GY_EVENT_COMPLETE);
+	} else if (role && id->verbs == source->listener->verbs) {
 		pthread_mutex_lock(&source->lock);
 		ret = admit_locked(source, id, role);
 		pthread_mutex_unlock(&source->lock);

@@ -20,7 +20,7 @@ struct rdma_source;
 
 /*
  * Listens at the numeric address @host, which must be an RDMA device's. A connection that was up and ends raises
- * GY_EVENT_LINK_LOST in @events. @token: GYGES_TOKEN_BYTES, copied.
+ * GY_EVENT_LINK_LOST in @events, a destination's farewell GY_EVENT_COMPLETE. @token: GYGES_TOKEN_BYTES, copied.
  * Errors: ENOENT no libraries, ENODEV not an RDMA device's address, EADDRINUSE, EADDRNOTAVAIL, EINVAL no address.
  */
 int rdma_source_open(struct gy_ram *ram, struct events *events, const char *host, uint32_t port, const uint8_t *token,

@@ -46,6 +46,11 @@ export class KernelSource extends Handle implements AsyncDisposable {
     return { host: address.text, port: bound };
   }
 
+  /** The destination's kernel has said that it has every page. */
+  async isRead(): Promise<boolean> {
+    return unwrap("ask after the destination", await shim().gy_kernel_source_is_read(this.pointer)) === 1;
+  }
+
   /** Adds the present pages to `set`; resolves with their number. */
   async scanPresent(set: PageSet): Promise<number> {
     const { words } = set;

@@ -152,6 +152,7 @@ export const SYMBOLS = {
     result: "i32",
     nonblocking: true,
   },
+  gy_kernel_source_is_read: { parameters: ["pointer"], result: "i32", nonblocking: true },
   gy_kernel_source_scan_present: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
   gy_kernel_source_dirty_start: { parameters: ["pointer"], result: "i32", nonblocking: true },
   gy_kernel_source_dirty_collect: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },

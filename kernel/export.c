@@ -17,6 +17,7 @@ struct gyges_export {
 	struct gyges_inode *gi;
 	struct rdma_cm_id *listener;
 	u8 token[GYGES_TOKEN_BYTES];
+	bool read;			/* a destination has every page */
 	/* The connections: added by the listener's handler, taken off by their death; @lock is taken by both. */
 	struct mutex lock;
 	struct list_head conns;
@@ -27,19 +28,26 @@ struct gyges_export {
 
 /* ---- connections ---- */
 
-static bool request_is_valid(const struct gyges_export *exp, const struct rdma_conn_param *param)
+/* What a request asks to be; 0: it is none of ours. */
+static int role_of(const struct gyges_export *exp, const struct rdma_conn_param *param)
 {
 	const struct gyges_cm_request *request = param->private_data;
 
 	/* The CM pads private data with zeros to its own length. */
 	if (!request || param->private_data_len < sizeof(*request))
-		return false;
+		return 0;
 	if (request->magic != cpu_to_le32(GYGES_CM_MAGIC) || request->version != cpu_to_le16(GYGES_CM_VERSION) ||
 	    request->reserved)
-		return false;
-	if (request->role != cpu_to_le16(GYGES_ROLE_DEMAND) && request->role != cpu_to_le16(GYGES_ROLE_PREFETCH))
-		return false;
-	return !crypto_memneq(request->token, exp->token, sizeof(exp->token));
+		return 0;
+	if (crypto_memneq(request->token, exp->token, sizeof(exp->token)))
+		return 0;
+	switch (le16_to_cpu(request->role)) {
+	case GYGES_ROLE_DEMAND:
+	case GYGES_ROLE_PREFETCH:
+	case GYGES_ROLE_FAREWELL:
+		return le16_to_cpu(request->role);
+	}
+	return 0;
 }
 
 static void free_conn(struct gyges_conn *conn)
@@ -160,15 +168,14 @@ static void replace_all_locked(struct gyges_export *exp)
 	}
 }
 
-static int admit_locked(struct gyges_export *exp, struct rdma_cm_id *id, const struct rdma_conn_param *asked)
+static int admit_locked(struct gyges_export *exp, struct rdma_cm_id *id, const struct rdma_conn_param *asked, int role)
 {
-	const struct gyges_cm_request *request = asked->private_data;
 	struct gyges_conn *conn;
 	int ret;
 
 	if (exp->ending || exp->n_conns >= MAX_CONNECTIONS)
 		return -EUSERS;
-	if (request->role == cpu_to_le16(GYGES_ROLE_DEMAND))
+	if (role == GYGES_ROLE_DEMAND)
 		replace_all_locked(exp);
 	conn = kzalloc(sizeof(*conn), GFP_KERNEL);
 	if (!conn)
@@ -201,16 +208,21 @@ static int admit_locked(struct gyges_export *exp, struct rdma_cm_id *id, const s
 static int handle_listen_event(struct rdma_cm_id *id, struct rdma_cm_event *event)
 {
 	struct gyges_export *exp = id->context;
-	int ret;
+	int role, ret;
 
 	if (event->event != RDMA_CM_EVENT_CONNECT_REQUEST)
 		return 0;
-	if (!request_is_valid(exp, &event->param.conn)) {
+	role = role_of(exp, &event->param.conn);
+	if (!role) {
 		pr_debug("a connection was refused: it is not of Gyges, or does not know the token\n");
 		ret = -EACCES;
+	} else if (role == GYGES_ROLE_FAREWELL) {
+		WRITE_ONCE(exp->read, true);
+		gyges_changed(exp->gi);
+		ret = -ESHUTDOWN;
 	} else {
 		mutex_lock(&exp->lock);
-		ret = admit_locked(exp, id, &event->param.conn);
+		ret = admit_locked(exp, id, &event->param.conn, role);
 		mutex_unlock(&exp->lock);
 	}
 	if (ret)
@@ -232,6 +244,12 @@ u32 gyges_export_connections(struct gyges_inode *gi)
 		n += READ_ONCE(conn->up);
 	mutex_unlock(&exp->lock);
 	return n;
+}
+
+bool gyges_export_is_read(const struct gyges_inode *gi)
+{
+	lockdep_assert_held(&gi->ctl);
+	return gi->export && READ_ONCE(gi->export->read);
 }
 
 /* ---- life ---- */

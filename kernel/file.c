@@ -199,6 +199,8 @@ static long ioc_state(struct file *file, void __user *arg)
 		fill_import_state(gi->import, &state);
 	if (gi->export)
 		state.flags |= GYGES_EXPORTING;
+	if (gyges_export_is_read(gi))
+		state.flags |= GYGES_EXPORT_READ;
 	if (gyges_is_tracking(gi))
 		state.flags |= GYGES_TRACKING;
 	state.connections = gyges_export_connections(gi);

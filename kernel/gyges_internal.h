@@ -37,6 +37,7 @@
 #define GYGES_BATCH_MAX		16	/* pages of one READ */
 #define GYGES_DEMAND_DEPTH	128	/* READs of one page on the demand queue pair */
 #define GYGES_PREFETCH_DEPTH	64	/* READs on the prefetch queue pair */
+#define GYGES_FAREWELL_AFTER	(2 * HZ)	/* from the last page, and from one try to the next */
 #define GYGES_READ_ATOMICS	16	/* READs that the wire carries at once, by queue pair */
 
 struct gyges_import;
@@ -200,6 +201,7 @@ struct gyges_dial {
 	int depth;			/* READs posted and not yet completed */
 	int sges;
 	unsigned long timeout;		/* jiffies for the whole */
+	struct net *net;
 };
 
 int gyges_addr_read(const struct gyges_endpoint *endpoint, struct sockaddr_storage *addr);
@@ -260,6 +262,12 @@ struct gyges_import {
 	int link_error;
 	u64 links_lost;
 
+	/* Where the source was reached last, for a farewell. Under gi->ctl until COMPLETE, the worker's from then on. */
+	struct gyges_endpoint endpoint;
+	struct net *net;
+	unsigned int farewells;		/* tries that are left */
+	unsigned long farewell_at;	/* jiffies */
+
 	struct task_struct *worker;
 	wait_queue_head_t work;
 	struct gyges_prefetch config;
@@ -300,6 +308,8 @@ void gyges_import_free(struct gyges_inode *gi);
 void gyges_import_fail(struct gyges_import *imp, int error);
 /* A received page was written to here, before ARM: no longer what the source vouches for. */
 void gyges_import_overwritten(struct gyges_inode *gi, pgoff_t page);
+/* The worker's, once the import is complete: tells the source so, unless somebody ENDs the import soon. */
+void gyges_import_farewell(struct gyges_import *imp);
 /* The last page is here. Any context. */
 void gyges_import_completed(struct gyges_import *imp);
 
@@ -331,6 +341,7 @@ void gyges_export_end(struct gyges_inode *gi);
 /* A hole was filled: its piece must be registered again. Holds invalidate_lock shared. */
 void gyges_export_filled(struct gyges_inode *gi, pgoff_t page);
 u32 gyges_export_connections(struct gyges_inode *gi);
+bool gyges_export_is_read(const struct gyges_inode *gi);
 
 /* Rules that a test breaks on purpose, by module parameter; 0 in real life. */
 #define GYGES_INJECT_FORGET_PINNED	1u	/* rounds do not keep pages dirty that somebody holds */

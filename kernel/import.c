@@ -13,12 +13,20 @@
  * marked down first, with every poster out of the way, so that after the queue pairs are drained nothing is under way.
  */
 #include <linux/kthread.h>
+#include <linux/nsproxy.h>
 #include <linux/pagevec.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 
 #include "gyges_internal.h"
 #include "gyges_trace.h"
+
+/*
+ * Whoever gave the orders ENDs a whole import at once, and tells the other end itself. If nobody has for so long the
+ * kernel does, as it alone may be left.
+ */
+#define FAREWELL_TIMEOUT	(2 * HZ)
+#define FAREWELL_TRIES		15
 
 static struct address_space *mapping_of(const struct gyges_import *imp)
 {
@@ -84,6 +92,7 @@ static int dial_both(struct gyges_import *imp, const struct gyges_endpoint *endp
 		.depth = GYGES_DEMAND_DEPTH,
 		.sges = 1,
 		.timeout = msecs_to_jiffies(endpoint->timeout_ms),
+		.net = imp->net,
 	};
 	struct gyges_conn *demand, *prefetch;
 	struct ib_pd *pd = NULL;
@@ -105,6 +114,7 @@ static int dial_both(struct gyges_import *imp, const struct gyges_endpoint *endp
 	imp->demand = demand;
 	imp->prefetch = prefetch;
 	imp->pd = pd;
+	imp->endpoint = *endpoint;
 	imp->max_batch = dial.sges;
 	imp->link_error = 0;
 	imp->link_up = true;
@@ -120,16 +130,48 @@ err_pd:
 	return ret;
 }
 
+/* A destination that has all its pages has no use for a connection: it is the request that counts. */
+void gyges_import_farewell(struct gyges_import *imp)
+{
+	struct gyges_dial dial = {
+		.token = imp->endpoint.token,
+		.role = GYGES_ROLE_FAREWELL,
+		.depth = 1,
+		.sges = 1,
+		.timeout = FAREWELL_TIMEOUT,
+		.net = imp->net,
+	};
+	struct gyges_conn *conn = NULL;
+	struct ib_pd *pd = NULL;
+	int ret;
+
+	if (!imp->farewells || time_before(jiffies, imp->farewell_at))
+		return;
+	imp->farewells--;
+	ret = gyges_addr_read(&imp->endpoint, &dial.addr);
+	if (!ret)
+		ret = gyges_conn_dial(&dial, &pd, link_lost, imp, &conn);
+	gyges_conn_close(conn);
+	if (pd)
+		ib_dealloc_pd(pd);
+	/* It has been heard, or nobody listens there any more. */
+	if (ret == -ECONNREFUSED)
+		imp->farewells = 0;
+	imp->farewell_at = jiffies + GYGES_FAREWELL_AFTER;
+}
+
 /* ---- life ---- */
 
 static void free_import(struct gyges_import *imp)
 {
+	put_net(imp->net);
 	kvfree(imp->missing);
 	kvfree(imp->want);
 	if (likely(!(gyges_inject & GYGES_INJECT_LEAK)))
 		kvfree(imp->received);
 	kvfree(imp->table);
-	kfree(imp);
+	/* It knows the token. */
+	kfree_sensitive(imp);
 }
 
 static struct gyges_import *make_import(struct gyges_inode *gi)
@@ -140,6 +182,8 @@ static struct gyges_import *make_import(struct gyges_inode *gi)
 	if (!imp)
 		return NULL;
 	imp->gi = gi;
+	imp->net = get_net(current->nsproxy->net_ns);
+	imp->farewells = FAREWELL_TRIES;
 	imp->pages = gyges_pages(gi);
 	imp->phase = GYGES_PHASE_PRECOPY;
 	imp->missing = kvcalloc(longs, sizeof(long), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);

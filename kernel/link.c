@@ -13,7 +13,6 @@
  */
 #include <linux/in.h>
 #include <linux/in6.h>
-#include <linux/nsproxy.h>
 #include <linux/slab.h>
 
 #include "gyges_internal.h"
@@ -196,7 +195,7 @@ int gyges_conn_dial(const struct gyges_dial *dial, struct ib_pd **pd, void (*los
 	conn->error = -EINPROGRESS;
 	init_completion(&conn->event);
 	dialled->lost = lost;
-	id = rdma_create_id(current->nsproxy->net_ns, handle_event, dialled, RDMA_PS_TCP, IB_QPT_RC);
+	id = rdma_create_id(dial->net, handle_event, dialled, RDMA_PS_TCP, IB_QPT_RC);
 	if (IS_ERR(id)) {
 		kfree(dialled);
 		return PTR_ERR(id);

@@ -263,8 +263,10 @@ static void finish(struct gyges_import *imp)
 		trace_gyges_state(imp->gi->vfs_inode.i_ino, imp->phase, imp->link_up, imp->link_error);
 		gyges_changed(imp->gi);
 	}
-	if (completed)
+	if (completed) {
+		imp->farewell_at = jiffies + GYGES_FAREWELL_AFTER;
 		queue_work(gyges_queue, &imp->recovery);
+	}
 }
 
 /* Without locks: a hint. */
@@ -328,6 +330,8 @@ static int worker(void *arg)
 			finish(imp);
 		else
 			rest(imp, step);
+		if (READ_ONCE(imp->phase) == GYGES_PHASE_COMPLETE)
+			gyges_import_farewell(imp);
 	}
 	set_active_memcg(old);
 	return 0;

@@ -23,7 +23,7 @@ import { openControl } from "./link.ts";
 import { decide, type FinishedRound } from "./precopy_policy.ts";
 import { promiseOf } from "./promise.ts";
 import { COMMITTED_SOURCE_STATES, SOURCE_TRANSITIONS, StateMachine } from "./states.ts";
-import { makeSummary, NO_STATS } from "./stats.ts";
+import { makeSummary, NO_STATS, toNs } from "./stats.ts";
 import { DEADLINE_MS } from "./timing.ts";
 
 export interface SourceOptions {
@@ -73,6 +73,10 @@ export class SourceMigration {
   /** The operator knows of the lost link, and of how to go on without the destination's process. */
   #patient = false;
   #advised = false;
+  /** From `run` until `running` was heard, which is later than the guest's first step. */
+  #startMs = 0;
+  /** The destination's pager has said that it has every page. */
+  #allRead = false;
 
   /** Throws UsageError when the guest's RAM was made for another pager than was asked for. */
   constructor(options: SourceOptions) {
@@ -300,8 +304,10 @@ export class SourceMigration {
 
   async #orderRun(): Promise<void> {
     if (!this.committed) this.#states.to("serving", "the guest belongs to the destination");
+    const saidAt = performance.now();
     await this.#connected.send({ type: "run" });
     await this.#connected.expect("running", DEADLINE_MS.answer);
+    this.#startMs = performance.now() - saidAt;
   }
 
   /**
@@ -442,6 +448,7 @@ export class SourceMigration {
       } catch (error) {
         if (this.#lost) throw error;
         await this.#pause(error);
+        if (this.state === "paused") return this.#finishUntold();
       }
     }
   }
@@ -463,13 +470,44 @@ export class SourceMigration {
   async #watchPages(): Promise<void> {
     while (!this.#pager.gone) {
       const events = await this.#pager.wait(1_000);
+      this.#allRead ||= events?.complete ?? false;
       if (events?.linkLost || events?.failed) this.#peer?.[Symbol.dispose]();
     }
   }
 
   async #finish(complete: MessageOf<"complete">): Promise<Summary> {
+    const summary = this.#summarize(complete);
+    // The destination has everything whether or not it hears this.
+    await this.#connected.send({ type: "finished", summary }).catch(() => {});
+    this.#states.to("completed", "the destination has every page");
+    this.#peer?.[Symbol.dispose]();
+    return summary;
+  }
+
+  /** Nobody is left at the destination who would say more than that every page is there. */
+  #finishUntold(): Summary {
+    this.#note(
+      "The destination's kernel has every page, and its gyges is gone: faults are counted as it last told them",
+    );
+    const came = this.#stats.precopy_pages + this.#missingAtCommit;
+    const summary = this.#summarize({
+      stats: {
+        ...this.#stats,
+        present_pages: this.#pages,
+        missing_pages: 0,
+        postcopy_pages: this.#missingAtCommit,
+        wire_bytes: came * this.#machine.shape.page_bytes,
+      },
+      start_ns: toNs(this.#startMs),
+      guest: { corrupt: null, verified_pages: null, largest_stall_ns: null },
+    });
+    this.#states.to("completed", "the destination has every page");
+    return summary;
+  }
+
+  #summarize(complete: Omit<MessageOf<"complete">, "type">): Summary {
     this.#stats = complete.stats;
-    const summary = makeSummary({
+    return makeSummary({
       mode: this.mode,
       ...this.#settled,
       tls: this.#ticket.tls,
@@ -483,14 +521,12 @@ export class SourceMigration {
       stats: this.stats,
       guest: complete.guest,
     });
-    // The destination has everything whether or not it hears this.
-    await this.#connected.send({ type: "finished", summary }).catch(() => {});
-    this.#states.to("completed", "the destination has every page");
-    this.#peer?.[Symbol.dispose]();
-    return summary;
   }
 
-  /** The link is lost: tries to come back until the deadline, then leaves it to the operator. */
+  /**
+   * The link is lost: tries to come back until the deadline, then leaves it to the operator. Resolves in state "paused"
+   * if the destination needs nothing any more.
+   */
   async #pause(error: unknown): Promise<void> {
     this.#peer?.[Symbol.dispose]();
     if (this.state !== "paused") this.#states.to("paused", `the link to the destination is lost: ${messageOf(error)}`);
@@ -498,6 +534,7 @@ export class SourceMigration {
     const gone = new GoneWatch();
     let last = error;
     while (performance.now() < deadline) {
+      if (this.#allRead) return;
       try {
         await this.#reconnect();
         this.#states.to("serving", "the link is back");
@@ -544,8 +581,10 @@ export class SourceMigration {
 
   get #howToAttach(): string {
     const { host, port, name } = this.#ticket;
-    return `If the gyges that listened at ${host}:${port} has died, its guest waits there in QEMU: run there ` +
-      `gyges attach ${name}`;
+    const died = `If the gyges that listened at ${host}:${port} has died`;
+    return this.#settled.pager === "kernel"
+      ? `${died}, its kernel brings the rest all the same, and tells this side: gyges monitor ${name} shows it there`
+      : `${died}, its guest waits there in QEMU: run there gyges attach ${name}`;
   }
 
   get #nobody(): string {

@@ -11,6 +11,7 @@ import { PAGE_BYTES, Ram } from "../../ffi/ram.ts";
 import { PreflightError } from "../errors.ts";
 import { RAM_FOLDER } from "../host/ram_folder.ts";
 import type { Machine } from "../machine/machine.ts";
+import { pause } from "../migration/timing.ts";
 import type { Transport } from "../options.ts";
 import type { Rendezvous } from "../wire/messages.ts";
 import { ProtocolError } from "../wire/peer.ts";
@@ -124,9 +125,10 @@ class KernelSourcePager implements SourcePager {
   }
 
   /** A destination that loses its link says so; nothing is sent from here by which it could be seen. */
-  async wait(timeoutMs: number): Promise<null> {
-    await new Promise((resolve) => setTimeout(resolve, timeoutMs));
-    return null;
+  async wait(timeoutMs: number): Promise<PagerEvents | null> {
+    await pause(timeoutMs);
+    if (this.gone || !await this.#source.isRead()) return null;
+    return { roundDone: false, complete: true, linkLost: false, failed: false };
   }
 
   dropLink(): Promise<void> {

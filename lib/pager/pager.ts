@@ -99,9 +99,12 @@ export interface SourcePager extends AsyncDisposable {
   stats(): PageStats | null;
   /** The destination's counters, with those that only this end has. @default as they are */
   account?(theirs: WireStats): WireStats;
-  /** What happened since the last call; null when nothing did in time, or at the end. One caller at a time. */
+  /**
+   * What happened since the last call; null when nothing did in time, or at the end. One caller at a time. `complete`:
+   * the destination has every page and says so by itself, as nobody there ended what brought them.
+   */
   wait(timeoutMs: number): Promise<PagerEvents | null>;
-  /** Closes what is left of a lost link, and forgets what it reported. */
+  /** Closes what is left of a lost link, and forgets what it reported. RDMA's is the destination's to replace. */
   dropLink(): Promise<void>;
 }
 

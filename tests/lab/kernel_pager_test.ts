@@ -1,5 +1,6 @@
 /** The kernel pager by itself: RAM files in two hosts, joined by RDMA. */
 import assert from "node:assert/strict";
+import { until } from "../helpers/host.ts";
 import { KERNELS, labTest } from "./lab.ts";
 import { arm, join, proveComplete, STAMP } from "./ram.ts";
 
@@ -54,9 +55,12 @@ for (const kernel of KERNELS) {
       await destination.kill();
       await source.kill();
       assert.ok(((await vm.figures("state")).missing ?? 0) > 0, "nothing was left to come");
+      assert.equal((await guest.figures("state")).read, 0);
       await proveComplete(vm, PAGES);
       const whole = { right: PAGES, zero: 0, wrong: 0, first_bad: -1 };
       assert.deepEqual(await vm.figures(`check all ${STAMP}`), whole);
+      // The kernels settle between them that all is over, since nobody else is left who would.
+      await until(async () => (await guest.figures("state")).read === 1, () => "no farewell was heard");
       // The export is the file's, and ends when nobody has it any more.
       assert.equal((await guest.figures("state")).exporting, 1);
       await guest.close();

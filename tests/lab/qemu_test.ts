@@ -5,10 +5,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
-import type { Summary } from "../../lib/events.ts";
+import type { Sample, Summary } from "../../lib/events.ts";
+import type { GygesProcess } from "../helpers/gyges_process.ts";
+import { until } from "../helpers/host.ts";
 import { GuestConsole } from "../qemu/console.ts";
 import { consoleArguments, linuxGuest } from "../qemu/guest.ts";
-import { GygesHost } from "./gyges_host.ts";
+import { GygesHost, type LabStartOptions } from "./gyges_host.ts";
 import type { LabHost } from "./host.ts";
 import { type KernelVersion, type Lab, labTest } from "./lab.ts";
 
@@ -17,6 +19,8 @@ const GUEST = { memory: "160M", workingSet: "24M", rate: 1500 } as const;
 const LOG = "/tmp/guest.console";
 const PATIENCE_MS = 120_000;
 const MIRROR_MS = 250;
+/** As a shell tells of SIGKILL. */
+const KILLED = 137;
 
 /** The guest's arguments, with its kernel where the hosts see it. */
 async function argumentsIn(lab: Lab): Promise<string[]> {
@@ -65,9 +69,37 @@ class Mirror implements AsyncDisposable {
   }
 }
 
-interface Place {
-  gyges: GygesHost;
-  mirror: Mirror;
+/** A guest that beats in host 1, and the way to host 2. */
+interface Stage {
+  command: readonly string[];
+  here: GygesHost;
+  there: GygesHost;
+  run: GygesProcess;
+  /** Its consoles, and what has been said on all of them. */
+  home: Mirror;
+  away: Mirror;
+  console: GuestConsole;
+}
+
+async function withGuest(lab: Lab, options: LabStartOptions, body: (stage: Stage) => Promise<void>): Promise<void> {
+  const command = await argumentsIn(lab);
+  const [one, two] = [lab.host(1), lab.host(2)];
+  await using home = new Mirror(lab, one);
+  await using away = new Mirror(lab, two);
+  const [here, there] = [new GygesHost(one), new GygesHost(two)];
+  const run = here.start(["run", "home", "--pager", "kernel", "--", ...command], options);
+  await run.waitFor("guest");
+  using console = new GuestConsole(home.path);
+  await console.untilStarted(PATIENCE_MS);
+  await body({ command, here, there, run, home, away, console });
+}
+
+/** The guest goes on where `to` mirrors it, and has found all of its memory right. */
+async function proveArrived(console: GuestConsole, from: Mirror, to: Mirror): Promise<void> {
+  await from.once();
+  console.moveTo(to.path);
+  await console.untilAllChecked(PATIENCE_MS);
+  console.failIfCorrupt();
 }
 
 /** One move a kernel, since each takes a minute: what is left to the other is moved by hand. */
@@ -78,32 +110,82 @@ const MOVES: readonly [kernel: KernelVersion, args: string[]][] = [
 
 for (const [kernel, args] of MOVES) {
   labTest(`a Linux guest of stock QEMU moves by the kernel pager: ${args[1]}`, { kernel, ...OPTIONS }, async (lab) => {
-    const command = await argumentsIn(lab);
-    const [one, two] = [lab.host(1), lab.host(2)];
-    await using home = new Mirror(lab, one);
-    await using away = new Mirror(lab, two);
-    const [here, there] = [new GygesHost(one), new GygesHost(two)];
-    const run = here.start(["run", "home", "--pager", "kernel", "--", ...command]);
-    await run.waitFor("guest");
-    using console = new GuestConsole(home.path);
-    await console.untilStarted(PATIENCE_MS);
+    await withGuest(lab, {}, async ({ command, here, there, run, home, away, console }) => {
+      const address = `${lab.host(2).address}:0`;
+      const prepare = there.start(["prepare", "away", "--listen", address, "--", ...command]);
+      const { ticket } = await prepare.waitFor("ticket");
+      const migrate = here.start(["migrate", ticket, "--vm", "home", ...args]);
+      await migrate.endedWith(0, PATIENCE_MS);
+      await run.endedWith(0);
+      const summary = await migrate.waitFor("summary");
+      await proveArrived(console, home, away);
+      assert.deepEqual([summary.pager, summary.transport, summary.duplicate_pages], ["kernel", "rdma", 0]);
+      assert.ok(summary.postcopy_pages > 0);
+      say(kernel, summary);
+      await there.start(["vm", "stop", "away"]).endedWith(0, PATIENCE_MS);
+      await prepare.endedWith(0);
+    });
+  });
+}
 
-    const prepare = there.start(["prepare", "away", "--listen", `${two.address}:7000`, "--", ...command]);
+/** Memory that is still to come when a process is killed. */
+const SLOW = ["--mode", "full", "--bandwidth", "24Mbit"];
+const SOON = { env: { GYGES_RECONNECT_S: "2" } };
+/** Later than all pages have come. */
+const LATE = { env: { GYGES_RECONNECT_S: "90" } };
+
+labTest("gyges dies at the destination, then at the source, and a guest moves all the same", {
+  kernel: "6.12",
+  ...OPTIONS,
+}, async (lab) => {
+  await withGuest(lab, LATE, async ({ command, here, there, run, home, away, console }) => {
+    const [one, two] = [lab.host(1), lab.host(2)];
+    const prepare = there.start(["prepare", "away", "--listen", `${two.address}:0`, "--", ...command]);
     const { ticket } = await prepare.waitFor("ticket");
-    const migrate = here.start(["migrate", ticket, "--vm", "home", ...args]);
+    const migrate = here.start(["migrate", ticket, "--vm", "home", ...SLOW]);
+    await Promise.all([migrate.reached("serving"), prepare.reached("running")]);
+    prepare.signal("SIGKILL");
+    await prepare.endedWith(KILLED);
+    const orphan = await there.sample("away");
+    assert.equal(orphan.state, "running");
+    assert.ok(orphan.missing_pages > 0, "nothing was left to come");
+    await untilWhole(there, "away", orphan);
+    await proveArrived(console, home, away);
+    // Its source hears of the end from the destination's kernel.
     await migrate.endedWith(0, PATIENCE_MS);
     await run.endedWith(0);
-    const summary = await migrate.waitFor("summary");
-    await home.once();
-    console.moveTo(away.path);
-    await console.untilAllChecked(PATIENCE_MS);
-    console.failIfCorrupt();
-    assert.deepEqual([summary.pager, summary.transport, summary.duplicate_pages], ["kernel", "rdma", 0]);
-    assert.ok(summary.postcopy_pages > 0);
-    say(kernel, summary);
-    await there.start(["vm", "stop", "away"]).endedWith(0, PATIENCE_MS);
-    await prepare.endedWith(0);
+    const { postcopy_pages } = await migrate.waitFor("summary");
+    assert.equal(postcopy_pages, orphan.pulled_pages + orphan.missing_pages);
+
+    // Nobody of Gyges holds it now, so it moves by its monitor.
+    const back = here.start(["prepare", "back", "--listen", `${one.address}:0`, "--", ...command], SOON);
+    const { ticket: another } = await back.waitFor("ticket");
+    const monitor = "/run/gyges/away/qmp.sock";
+    const again = there.start(["migrate", another, "--qmp", monitor, "--vm", "again", ...SLOW]);
+    await Promise.all([again.reached("serving"), back.reached("running")]);
+    again.signal("SIGKILL");
+    await again.endedWith(KILLED);
+    assert.ok((await here.sample("back")).missing_pages > 0, "nothing was left to come");
+    const summary = await back.waitFor("summary");
+    assert.deepEqual([summary.duplicate_pages, back.states.includes("paused")], [0, false]);
+    await proveArrived(console, away, home);
+    await endQemu(two, "away");
+    await here.start(["vm", "stop", "back"]).endedWith(0, PATIENCE_MS);
+    await back.endedWith(0);
   });
+});
+
+/** Every page has come to the guest of `name`, which nobody of Gyges holds, and each once. */
+async function untilWhole(host: GygesHost, name: string, before: Sample): Promise<void> {
+  let now = before;
+  await until(async () => (now = await host.sample(name)).state === "completed", () => JSON.stringify(now));
+  assert.equal(now.missing_pages, 0);
+  assert.equal(now.pulled_pages, before.pulled_pages + before.missing_pages);
+}
+
+/** Ends the QEMU that was started for `name`; nobody of Gyges would any more. */
+async function endQemu(host: LabHost, name: string): Promise<void> {
+  await host.ask(`pkill -KILL -f '[q]emu-system.*/run/gyges/${name}/'`);
 }
 
 function say(kernel: KernelVersion, summary: Summary): void {

@@ -71,7 +71,7 @@ async function proveRefused(strangers: Strangers, token: string): Promise<void> 
     "half of a token": right.slice(0, 48),
     "another magic": request(token, { magic: 1 }),
     "another version": request(token, { version: 2 }),
-    "no role": request(token, { role: 3 }),
+    "no role": request(token, { role: 4 }),
     "reserved bits": request(token, { reserved: 1n }),
     "all that fits": "ff".repeat(56),
   };

@@ -378,9 +378,11 @@ static int get_state(struct gyges_state *state)
 
 static int say_state(struct answer *answer, const struct gyges_state *state)
 {
-	say(answer, "phase=%u link=%u round=%u exporting=%u tracking=%u rounds=%lu missing=%lu lost=%lu error=%d conns=%u\n",
+	say(answer, "phase=%u link=%u round=%u exporting=%u read=%u tracking=%u rounds=%lu missing=%lu lost=%lu error=%d "
+	    "conns=%u\n",
 	    state->phase, !!(state->flags & GYGES_LINK_UP), !!(state->flags & GYGES_ROUND_ACTIVE),
-	    !!(state->flags & GYGES_EXPORTING), !!(state->flags & GYGES_TRACKING), (unsigned long)state->rounds_done,
+	    !!(state->flags & GYGES_EXPORTING), !!(state->flags & GYGES_EXPORT_READ),
+	    !!(state->flags & GYGES_TRACKING), (unsigned long)state->rounds_done,
 	    (unsigned long)state->missing_pages, (unsigned long)state->links_lost, state->link_error,
 	    state->connections);
 	return 0;

@@ -14,6 +14,7 @@
  *              RUN             the guest runs: prefetch may begin
  *            until the last page is here (GYGES_PHASE_COMPLETE), whatever becomes of the process that asked. A lost
  *            link stops it (GYGES_LINK_UP is clear, threads wait killably on missing pages); IMPORT connects anew.
+ *            Of an import that is whole and that nobody ENDs the source is told, see GYGES_EXPORT_READ.
  *            IMPORT_ABANDON gives up for good: touching a missing page is SIGBUS then.
  *
  * All of it belongs to the file, not to the caller: it ends with END, or when the last descriptor and mapping of the
@@ -84,6 +85,7 @@ struct gyges_regions {
 #define GYGES_CM_VERSION	1
 #define GYGES_ROLE_DEMAND	1
 #define GYGES_ROLE_PREFETCH	2
+#define GYGES_ROLE_FAREWELL	3	/* never connected: refused by a source that has heard it */
 
 struct gyges_cm_request {
 	__le32 magic;
@@ -127,6 +129,7 @@ enum gyges_phase {
 #define GYGES_ROUND_ACTIVE	(1u << 1)
 #define GYGES_EXPORTING		(1u << 2)
 #define GYGES_TRACKING		(1u << 3)
+#define GYGES_EXPORT_READ	(1u << 4)	/* export: a destination has bidden farewell: it has every page */
 
 struct gyges_state {
 	__u32 phase;			/* out: enum gyges_phase */
