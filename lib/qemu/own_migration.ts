@@ -187,6 +187,8 @@ export class OwnMigration {
     const before = this.#before;
     if (!before) return;
     this.#before = null;
+    // What QEMU says from here on is of the past, also to the next move.
+    this.#started = this.#precopying = false;
     const { status } = await this.look();
     if (status === "active" || status === "setup") await this.#qmp.call("migrate_cancel");
     await this.#until((word) => !["active", "setup", "cancelling", "device"].includes(word), "ended its migration");
