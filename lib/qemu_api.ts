@@ -6,7 +6,7 @@ import { EXIT, type ExitCode, MigrationError } from "./errors.ts";
 import type { Summary } from "./events.ts";
 import { QemuMachine } from "./machine/qemu.ts";
 import type { MigrateOptions, PagerChoice, PrepareOptions } from "./options.ts";
-import type { Loaded, TakenOver } from "./migration/destination.ts";
+import type { Loaded, TakenOver } from "./migration/loaded.ts";
 import { chooseRam } from "./pager/choose.ts";
 import { pagerOfFiles } from "./pager/kinds.ts";
 import type { DestinationPager } from "./pager/pager.ts";

@@ -11,12 +11,14 @@ import type { PageRole } from "../../ffi/page_source.ts";
 import { PAGE_BYTES } from "../../ffi/ram.ts";
 import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
 import type { DestinationState, GygesEvent, Summary } from "../events.ts";
-import { type Machine, NotRunError, type Remains } from "../machine/machine.ts";
+import { type Machine, NotRunError } from "../machine/machine.ts";
 import type { PagerChoice, Transport } from "../options.ts";
 import type { DestinationPager, Pager } from "../pager/pager.ts";
-import type { Message, MessageOf, Rendezvous, WireMachine, WireStats } from "../wire/messages.ts";
+import type { Message, MessageOf, WireMachine, WireStats } from "../wire/messages.ts";
 import { type Peer, PeerFailedError, ProtocolError } from "../wire/peer.ts";
-import { settle } from "./settle.ts";
+import { type ControlLink, listen, type Resumption, Returns } from "./control_link.ts";
+import type { Loaded, TakenOver } from "./loaded.ts";
+import { checkOffer, payloadBound, settle } from "./settle.ts";
 import { SinkWatch } from "./sink_watch.ts";
 import { DESTINATION_TRANSITIONS, StateMachine } from "./states.ts";
 import { makeSummary, NO_STATS, toNs, toWireStats } from "./stats.ts";
@@ -35,55 +37,6 @@ export interface DestinationOptions {
   keep?: (loaded: Loaded) => Promise<void>;
 }
 
-/** A destination as it is once its guest is loaded; all that another process needs to go on with it. */
-export interface Loaded {
-  machine: Remains;
-  mode: MessageOf<"offer">["mode"];
-  transport: Transport;
-  /** Of the whole link, 0 without limit. */
-  bandwidthBytesPerSecond: number;
-  prefetch: boolean;
-  prefetchConnections: number;
-  /** The region table that holds, see lib/wire/messages.ts; empty over TCP. */
-  regions: Uint8Array<ArrayBuffer>;
-  precopyMs: number;
-  rounds: number;
-  /** Unix time in milliseconds. */
-  loadedAt: number;
-  /** From then to the guest's first step; null: it has not run yet, as far as is known. */
-  startMs: number | null;
-  /** As they were then. */
-  stats: WireStats;
-}
-
-/** What is taken over from a process that died. */
-export interface TakenOver {
-  loaded: Loaded;
-  machine: Machine;
-  /** The guest has not run here: whether it is to only the source can say. */
-  inDoubt: boolean;
-  /** Null: it was disarmed already, every page is here. */
-  pager: DestinationPager | null;
-}
-
-/** A control connection after the commit point, with the one message that its source still has to say. */
-interface Link {
-  peer: Peer;
-  /** Resolves, never rejects, once `message` or `error` is there. */
-  settled: Promise<void>;
-  message: Message | null;
-  error: unknown;
-}
-
-/** A control connection of a source that has come back, with where it can be reached by RDMA now. */
-export interface Resumption {
-  peer: Peer;
-  rdma: Rendezvous | null;
-}
-
-/** sizeof(struct gyges_region), and the fewest pages that an entry of a long table is reckoned to name. */
-const REGION_BYTES = 24;
-const REGION_PAGES = 64;
 /** Of a machine that cannot run; all within the time that a source waits for an answer. */
 const RUN_TRIES = 3;
 /** What a message takes of free words. */
@@ -92,7 +45,8 @@ const MAX_WORDS = 4096;
 export class DestinationMigration {
   readonly #options: DestinationOptions;
   readonly #states: StateMachine<DestinationState>;
-  readonly #resumed: ((back: Resumption) => void)[] = [];
+  /** Control connections of this session, after the first was lost. */
+  readonly returns = new Returns();
   #machine: Machine | null = null;
   #pager: DestinationPager | null = null;
   #watch: SinkWatch | null = null;
@@ -187,18 +141,6 @@ export class DestinationMigration {
     this.#pager.addPages(channel, role);
   }
 
-  /** A control connection whose hello named this session, after the first was lost. */
-  resume(back: Resumption): void {
-    const waiting = this.#resumed.shift();
-    if (waiting) waiting(back);
-    else back.peer[Symbol.dispose]();
-  }
-
-  /** Whether a control connection of this session would be taken up. */
-  get resumable(): boolean {
-    return this.#resumed.length > 0;
-  }
-
   /** Takes in the guest that `peer` brings; resolves once every page is here and it is ordinary memory. */
   async receive(peer: Peer): Promise<Summary> {
     this.#peer = peer;
@@ -246,7 +188,7 @@ export class DestinationMigration {
    */
   async tellLost(): Promise<void> {
     using late = delay(DEADLINE_MS.tellLoss);
-    const back = await this.#nextPeer(late.promise);
+    const back = await this.returns.next(late.promise);
     back?.peer[Symbol.dispose]();
   }
 
@@ -270,7 +212,7 @@ export class DestinationMigration {
   async #sayWhole(): Promise<Summary> {
     this.#states.to("completed", "every page is here");
     using late = delay(DEADLINE_MS.reconnect);
-    const back = await this.#nextPeer(late.promise);
+    const back = await this.returns.next(late.promise);
     return await this.#sayGoodbye(back ? listen(back.peer) : null);
   }
 
@@ -553,7 +495,7 @@ export class DestinationMigration {
   }
 
   /** Reports progress until the last page is here. Throws when the link is lost. */
-  async #untilWhole(link: Link): Promise<void> {
+  async #untilWhole(link: ControlLink): Promise<void> {
     for (;;) {
       const { changed } = this.#events;
       const { complete, failed, linkLost } = this.#events.seen;
@@ -572,7 +514,7 @@ export class DestinationMigration {
    * Tells the source that it may go. A source that is away is given time to come back and hear it; the guest is
    * whole and does not wait.
    */
-  async #sayGoodbye(first: Link | null): Promise<Summary> {
+  async #sayGoodbye(first: ControlLink | null): Promise<Summary> {
     const guest = this.#built.report();
     const { corrupt, verified_pages, largest_stall_ns } = guest;
     const complete: Message = {
@@ -588,7 +530,7 @@ export class DestinationMigration {
       link.peer[Symbol.dispose]();
       if (link.message?.type === "finished") return link.message.summary;
       using over = delay(DEADLINE_MS.reconnect);
-      const next = await this.#nextPeer(over.promise);
+      const next = await this.returns.next(over.promise);
       link = next ? listen(next.peer) : null;
     }
     return this.ownSummary();
@@ -610,7 +552,7 @@ export class DestinationMigration {
     if (this.#pages.transport !== "rdma" || this.#pagesOver) return null;
     this.#note("warning", `The source says nothing any more (${messageOf(error)}); its pages go on coming by RDMA`);
     while (!this.#pagesOver) {
-      const back = await this.#nextPeer(this.#events.changed);
+      const back = await this.returns.next(this.#events.changed);
       if (!back) continue;
       this.#note("info", "The source is back");
       return this.#peer = back.peer;
@@ -646,7 +588,7 @@ export class DestinationMigration {
     let reported = false;
     for (;;) {
       using late = reported ? null : delay(DEADLINE_MS.reconnect);
-      const back = await this.#nextPeer(late?.promise);
+      const back = await this.returns.next(late?.promise);
       if (back && await this.#relink(back)) return this.#peer = back.peer;
       if (!back && !reported) {
         this.#reportLoss(error);
@@ -669,16 +611,6 @@ export class DestinationMigration {
       await this.#pages.dropLink();
       return false;
     }
-  }
-
-  /** The control connection of a source that has come back; null once `enough` has resolved. */
-  async #nextPeer(enough?: Promise<void>): Promise<Resumption | null> {
-    const next = Promise.withResolvers<Resumption | null>();
-    this.#resumed.push(next.resolve);
-    void enough?.then(() => next.resolve(null));
-    const back = await next.promise;
-    if (!back) this.#resumed.splice(this.#resumed.indexOf(next.resolve), 1);
-    return back;
   }
 
   #reportLoss(error: unknown): void {
@@ -737,35 +669,6 @@ export class DestinationMigration {
     if (!this.#machine) throw new ProtocolError("The source speaks of a machine before it has made an offer");
     return this.#machine;
   }
-}
-
-function listen(peer: Peer): Link {
-  const link: Link = { peer, settled: Promise.resolve(), message: null, error: null };
-  link.settled = peer.receive(86_400_000).then(
-    ({ message }) => {
-      link.message = message;
-    },
-    (error) => {
-      link.error = error;
-    },
-  );
-  return link;
-}
-
-function checkOffer(offer: MessageOf<"offer">): void {
-  if (offer.machine.page_bytes !== PAGE_BYTES) {
-    throw new HandshakeError(
-      `The source moves pages of ${offer.machine.page_bytes} bytes and this side ${PAGE_BYTES}: run the same version`,
-      { field: "page_bytes", ours: `${PAGE_BYTES}`, theirs: `${offer.machine.page_bytes}` },
-    );
-  }
-}
-
-/** The largest payload that a source may send: regions, a machine's state, a page set. */
-function payloadBound({ ramBytes, maxStateBytes }: Machine, transport: Transport): number {
-  const pages = ramBytes / PAGE_BYTES;
-  const regions = transport === "rdma" ? REGION_BYTES * (1 + Math.ceil(pages / REGION_PAGES)) : 0;
-  return regions + maxStateBytes + PageSet.encodedBound(pages);
 }
 
 function messageOf(error: unknown): string {

@@ -1,10 +1,17 @@
 /** The destination's choice of pager and transport: it tries what may work, the best first, by doing it. */
 import { NativeError } from "../../ffi/native_error.ts";
+import { PageSet } from "../../ffi/page_set.ts";
+import { PAGE_BYTES } from "../../ffi/ram.ts";
+import { HandshakeError } from "../errors.ts";
 import type { Machine } from "../machine/machine.ts";
-import type { PagerChoice } from "../options.ts";
+import type { PagerChoice, Transport } from "../options.ts";
 import { noPlan, type Plan, plansFor, whyOf, wordsOf } from "../pager/choose.ts";
 import type { DestinationPager, Pager } from "../pager/pager.ts";
 import type { MessageOf, WireMachine } from "../wire/messages.ts";
+
+/** sizeof(struct gyges_region), and the fewest pages that an entry of a long table is reckoned to name. */
+const REGION_BYTES = 24;
+const REGION_PAGES = 64;
 
 export interface SettleOptions {
   choice: PagerChoice;
@@ -67,4 +74,21 @@ async function dial(pager: DestinationPager, offer: MessageOf<"offer">): Promise
     if (error instanceof NativeError) return error.message;
     throw error;
   }
+}
+
+/** Throws HandshakeError for what this program cannot move, whatever machine it is. */
+export function checkOffer(offer: MessageOf<"offer">): void {
+  if (offer.machine.page_bytes !== PAGE_BYTES) {
+    throw new HandshakeError(
+      `The source moves pages of ${offer.machine.page_bytes} bytes and this side ${PAGE_BYTES}: run the same version`,
+      { field: "page_bytes", ours: `${PAGE_BYTES}`, theirs: `${offer.machine.page_bytes}` },
+    );
+  }
+}
+
+/** The largest payload that a source may send: regions, a machine's state, a page set. */
+export function payloadBound({ ramBytes, maxStateBytes }: Machine, transport: Transport): number {
+  const pages = ramBytes / PAGE_BYTES;
+  const regions = transport === "rdma" ? REGION_BYTES * (1 + Math.ceil(pages / REGION_PAGES)) : 0;
+  return regions + maxStateBytes + PageSet.encodedBound(pages);
 }

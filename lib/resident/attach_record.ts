@@ -5,7 +5,7 @@
 import * as v from "valibot";
 import { inRoom, type RuntimeDir } from "../control/runtime_dir.ts";
 import { UsageError } from "../errors.ts";
-import type { Loaded } from "../migration/destination.ts";
+import type { Loaded } from "../migration/loaded.ts";
 import { PROTOCOL_VERSION, qemuSchema, statsSchema } from "../wire/messages.ts";
 
 const recordSchema = v.object({
