@@ -180,6 +180,16 @@ export class LabHost {
     await this.ask("rdma link add rxe0 type rxe netdev eth0");
   }
 
+  /**
+   * The same anew where it must be: what a connection manager sends while there is no link leaves soft-RoCE's queue pair
+   * for such messages in error, for good, as if the device were broken.
+   */
+  async mendRdma(): Promise<void> {
+    if (!/type GSI state ERR/.test(await this.ask("rdma resource show qp"))) return;
+    await this.ask("rdma link delete rxe0");
+    await this.addRdma();
+  }
+
   /** Plugs its network cable in or out. */
   async setLink(up: boolean): Promise<void> {
     await inTime(this.#qmp.execute("set_link", { name: "n0", up }), QEMU_TIMEOUT_MS, "set_link");

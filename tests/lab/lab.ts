@@ -143,6 +143,7 @@ export class Lab implements AsyncDisposable {
     if (this.hosts.length > 1) {
       await this.heal();
       await this.meet();
+      for (const host of this.hosts) await host.mendRdma();
     }
     for (const host of this.hosts) {
       host.said.length = 0;
