@@ -546,12 +546,16 @@ export class DestinationMigration {
 
   /**
    * No process of the source takes part in a READ: what has become of the one that speaks for it is no matter to pages
-   * that come by RDMA. Null: they come no more, or none is missing.
+   * that come by RDMA. Null: they come no more, or none is missing. A device need not notice that the other host is dead.
    */
   async #readOn(error: unknown): Promise<Peer | null> {
     if (this.#pages.transport !== "rdma" || this.#pagesOver) return null;
     this.#note("warning", `The source says nothing any more (${messageOf(error)}); its pages go on coming by RDMA`);
-    while (!this.#pagesOver) {
+    for (let last = { missing: -1, at: 0 }; !this.#pagesOver;) {
+      const now = performance.now();
+      const missing = this.stats.missing_pages;
+      if (missing !== last.missing) last = { missing, at: now };
+      else if (now - last.at > DEADLINE_MS.stall) return null;
       const back = await this.returns.next(this.#events.changed);
       if (!back) continue;
       this.#note("info", "The source is back");

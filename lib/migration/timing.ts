@@ -18,6 +18,8 @@ export const DEADLINE_MS = {
   stop: 2_000,
   /** A destination that says nothing for so long after the commit point has lost its link. */
   silence: 5_000,
+  /** A source that says nothing, and of whose pages none has come by RDMA for so long, is lost. */
+  stall: 10_000,
   /** Reconnection is tried for so long before the operator is asked; $GYGES_RECONNECT_S overrides. */
   reconnect: reconnectMs(),
   /** For telling a source whose link broke with the guest that the guest is lost. */
