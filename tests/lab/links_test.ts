@@ -157,7 +157,9 @@ labTest("a source host that dies leaves guests that wait and can be ended", { ke
   const moves: { there: Destination; migrate: GygesProcess }[] = [];
   // One after the other: an emulated processor that does all at once misses deadlines.
   for (const [i, way] of WAYS.entries()) {
-    const [guest, there] = await ready(lab, way, { guest: `vm${i}`, there: `there${i}` }, "64M", soon);
+    // Slow guests: what they touch is not held back by the limit, and must not be all before the last has moved.
+    const slow = { ...way, guest: [...way.guest, "--rate", "100"] };
+    const [guest, there] = await ready(lab, slow, { guest: `vm${i}`, there: `there${i}` }, "64M", soon);
     const migrate = move(one, guest, there, ["--mode", "full", "--bandwidth", "1Mbit", ...way.move]);
     await inPostcopy(migrate, there);
     moves.push({ there, migrate });
