@@ -8,6 +8,7 @@ import { Tunnel } from "../../ffi/tunnel.ts";
 import { UsageError } from "../errors.ts";
 import type { Machine } from "../machine/machine.ts";
 import { openPages } from "../migration/link.ts";
+import { delay } from "../migration/timing.ts";
 import type { OwnMigration, OwnProgress } from "../qemu/own_migration.ts";
 import type { QemuVersion } from "../qemu/qmp.ts";
 import type { WireStats } from "../wire/messages.ts";
@@ -49,10 +50,8 @@ class Bell {
   }
 
   async wait(timeoutMs: number): Promise<void> {
-    const late = Promise.withResolvers<void>();
-    const timer = setTimeout(() => late.resolve(), timeoutMs);
+    using late = delay(timeoutMs);
     await Promise.race([this.#next.promise, late.promise]);
-    clearTimeout(timer);
     this.#next = Promise.withResolvers();
   }
 }

@@ -3,6 +3,7 @@
  * Both ends go through a unix socket that carries its connections to the other host.
  */
 import * as v from "valibot";
+import { pause } from "../migration/timing.ts";
 import type { Mode } from "../options.ts";
 import { MachineStateError } from "./errors.ts";
 import { statusOf } from "./facts.ts";
@@ -279,8 +280,4 @@ export class OwnMigration {
 function failIfOver({ status, error }: OwnProgress): void {
   if (status !== "failed" && status !== "cancelled") return;
   throw new MachineStateError(`QEMU's migration ${status}: ${error ?? "it does not say why"}`);
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

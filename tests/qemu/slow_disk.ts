@@ -1,5 +1,6 @@
 /** A disk that is slow for one process: requests lie in the kernel, guest memory pinned, long enough for a test to meet them. */
 import { basename, dirname, join } from "node:path";
+import { exists } from "../lab/cache.ts";
 
 const V1 = "/sys/fs/cgroup/blkio";
 const V2 = "/sys/fs/cgroup";
@@ -16,10 +17,10 @@ export function noSlowDisk(): string | null {
 }
 
 function controller(): Controller | null {
-  if (isThere(`${V1}/blkio.throttle.read_iops_device`)) {
+  if (exists(`${V1}/blkio.throttle.read_iops_device`)) {
     return { folder: V1, file: "blkio.throttle.read_iops_device", line: (device, reads) => `${device} ${reads}` };
   }
-  const enabled = isThere(`${V2}/cgroup.subtree_control`) && Deno.readTextFileSync(`${V2}/cgroup.subtree_control`);
+  const enabled = exists(`${V2}/cgroup.subtree_control`) && Deno.readTextFileSync(`${V2}/cgroup.subtree_control`);
   if (!enabled || !enabled.split(/\s/).includes("io")) return null;
   return { folder: V2, file: "io.max", line: (device, reads) => `${device} riops=${reads}` };
 }
@@ -47,16 +48,6 @@ function diskOf(path: string): string {
   const { dev } = Deno.statSync(path);
   const device = `${dev >> 8 & 0xfff}:${dev & 0xff | dev >> 12 & 0xfff00}`;
   const real = Deno.realPathSync(`/sys/dev/block/${device}`);
-  if (!isThere(`${real}/partition`)) return device;
+  if (!exists(`${real}/partition`)) return device;
   return Deno.readTextFileSync(`/sys/block/${basename(dirname(real))}/dev`).trim();
-}
-
-function isThere(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }
