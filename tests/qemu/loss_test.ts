@@ -1,7 +1,5 @@
 /** After the commit point: a QEMU that dies takes its guest with it, in words; a link that is cut heals. */
 import assert from "node:assert/strict";
-import { pause } from "../helpers/host.ts";
-import { Proxy } from "../helpers/proxy.ts";
 import { Wiretap } from "../helpers/wiretap.ts";
 import { QemuPair } from "./pair.ts";
 
@@ -38,19 +36,7 @@ Deno.test("SIGKILL of the destination's QEMU after the commit point: the guest i
 Deno.test("a link that is cut after the commit point heals, and the guest arrives whole", async () => {
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start();
-  const to = await pair.prepare();
-  await using link = new Proxy(to.ticket);
-  const migrate = pair.host.start(["migrate", link.ticket, "--vm", home.name, ...SLOW]);
-  await migrate.reached("serving");
-  await to.process.reached("running");
-  link.cut();
-  await Promise.all([migrate.reached("paused"), to.process.reached("paused")]);
-  await pause(1000);
-  link.heal();
-  await migrate.endedWith(0);
-  pair.console.moveTo(to.log);
-  await pair.proved();
-  assert.ok(to.process.states.includes("completed"));
+  await pair.moveOverCutLink(home, await pair.prepare(), SLOW);
 });
 
 for (const role of ["demand", "prefetch"] as const) {

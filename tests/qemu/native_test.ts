@@ -1,7 +1,6 @@
 /** Guests whose RAM is private to their QEMU move by QEMU's own post-copy, which Gyges carries and commands. */
 import assert from "node:assert/strict";
 import { pause, until } from "../helpers/host.ts";
-import { Proxy } from "../helpers/proxy.ts";
 import { account, QemuPair, type Shape } from "./pair.ts";
 
 const NATIVE = ["--pager", "native"];
@@ -84,20 +83,7 @@ Deno.test("native pager: before QEMU goes on post-copy the guest stays, whatever
 Deno.test("native pager: a link that is cut in post-copy heals, and the guest arrives whole", async () => {
   await using pair = await QemuPair.open(SMALL);
   const home = await pair.start(NATIVE);
-  const to = await pair.prepare();
-  await using link = new Proxy(to.ticket);
-  const migrate = pair.host.start(["migrate", link.ticket, "--vm", home.name, ...SLOW_AFTER]);
-  await migrate.reached("serving");
-  await to.process.reached("running");
-  await pause(500);
-  link.cut();
-  await Promise.all([migrate.reached("paused"), to.process.reached("paused")]);
-  await pause(1000);
-  link.heal();
-  await migrate.endedWith(0);
-  pair.console.moveTo(to.log);
-  await pair.proved();
-  assert.ok(to.process.states.includes("completed"));
+  await pair.moveOverCutLink(home, await pair.prepare(), SLOW_AFTER, 500);
 });
 
 Deno.test("native pager: SIGKILL of the destination's QEMU in post-copy: the guest is lost, say both ends", async () => {

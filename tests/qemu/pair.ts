@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { Summary } from "../../lib/events.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 import { Host, pause } from "../helpers/host.ts";
+import { Proxy } from "../helpers/proxy.ts";
 import { qemuBinary, type QemuVersion } from "./binaries.ts";
 import { GuestConsole } from "./console.ts";
 import { consoleArguments, linuxGuest, type LinuxGuestOptions } from "./guest.ts";
@@ -105,6 +106,23 @@ export class QemuPair implements AsyncDisposable {
     await from.process.endedWith(0);
     this.console.moveTo(to.log);
     return await migrate.waitFor("summary");
+  }
+
+  /** Moves the guest by a link that is cut for a second, `afterMs` after it runs at `to`; it arrives whole. */
+  async moveOverCutLink(from: Held, to: Waiting, args: readonly string[], afterMs = 0): Promise<void> {
+    await using link = new Proxy(to.ticket);
+    const migrate = this.host.start(["migrate", link.ticket, "--vm", from.name, ...args]);
+    await migrate.reached("serving");
+    await to.process.reached("running");
+    await pause(afterMs);
+    link.cut();
+    await Promise.all([migrate.reached("paused"), to.process.reached("paused")]);
+    await pause(1000);
+    link.heal();
+    await migrate.endedWith(0);
+    this.console.moveTo(to.log);
+    await this.proved();
+    assert.ok(to.process.states.includes("completed"));
   }
 
   /** Every page has been looked at since, and nothing was found wrong; no beat is missing. */
