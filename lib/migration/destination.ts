@@ -46,7 +46,7 @@ export class DestinationMigration {
   readonly #options: DestinationOptions;
   readonly #states: StateMachine<DestinationState>;
   /** Control connections of this session, after the first was lost. */
-  readonly returns = new Returns();
+  readonly #returns = new Returns();
   #machine: Machine | null = null;
   #pager: DestinationPager | null = null;
   #watch: SinkWatch | null = null;
@@ -69,6 +69,9 @@ export class DestinationMigration {
   /** Counted by a process that died before this one took over. */
   #before: Pick<WireStats, "precopy_pages" | "wire_bytes"> = { precopy_pages: 0, wire_bytes: 0 };
   #cancelled: GygesError | null = null;
+  /** The guest was here and is no more; resolves once a source that has come back knows. */
+  #lost = false;
+  readonly #told = Promise.withResolvers<void>();
   /** Why the guest has not run here, and will not. */
   #notRun: string | null = null;
 
@@ -83,6 +86,23 @@ export class DestinationMigration {
 
   get state(): DestinationState {
     return this.#states.state;
+  }
+
+  /** The state that a source reads when it comes back. */
+  get answer(): DestinationState {
+    return this.#lost ? "failed" : this.state;
+  }
+
+  /** A source that came back would be taken up. */
+  get awaitsSource(): boolean {
+    return this.#lost || this.#returns.awaited;
+  }
+
+  /** A source has come back, and has been told the state. Takes the connection over. */
+  sourceIsBack(back: Resumption): void {
+    if (!this.#lost) return this.#returns.add(back);
+    back.peer[Symbol.dispose]();
+    this.#told.resolve();
   }
 
   get mode(): MessageOf<"offer">["mode"] | null {
@@ -182,14 +202,11 @@ export class DestinationMigration {
     return await this.#unlessLost(this.#goOn());
   }
 
-  /**
-   * Of a migration made in state "failed", whose guest has ended with the process that received it: whoever comes back
-   * in time reads that in its welcome.
-   */
+  /** Of a migration whose guest has ended with the process that received it: whoever comes back in time is told. */
   async tellLost(): Promise<void> {
+    this.#lost = true;
     using late = delay(DEADLINE_MS.tellLoss);
-    const back = await this.returns.next(late.promise);
-    back?.peer[Symbol.dispose]();
+    await Promise.race([this.#told.promise, late.promise]);
   }
 
   async #goOn(): Promise<Summary> {
@@ -212,7 +229,7 @@ export class DestinationMigration {
   async #sayWhole(): Promise<Summary> {
     this.#states.to("completed", "every page is here");
     using late = delay(DEADLINE_MS.reconnect);
-    const back = await this.returns.next(late.promise);
+    const back = await this.#returns.next(late.promise);
     return await this.#sayGoodbye(back ? listen(back.peer) : null);
   }
 
@@ -221,30 +238,20 @@ export class DestinationMigration {
     return await (ended ? Promise.race([whole, ended.then((why) => this.#guestLost(why))]) : whole);
   }
 
-  /** Its memory still comes, and it is there no more. */
+  /**
+   * Its memory still comes, and it is there no more. Its end may end the page connections too, which its source takes for
+   * a lost link: whoever does not hear this is told when it comes back.
+   */
   async #guestLost(why: string): Promise<never> {
     const message = `The guest is lost: ${why}, with ${this.stats.missing_pages} pages still at the source`;
-    await this.#tellLoss({ type: "failed", message });
+    this.#lost = true;
+    await this.#peer?.send({ type: "failed", message }).catch(() => {});
+    await this.tellLost();
     throw new MigrationError(`${message}. Start it again`, {
       phase: this.state,
       guestLocation: "lost",
       exitCode: EXIT.guestLost,
     });
-  }
-
-  /**
-   * The guest's end ends the page connections too, which its source takes for a lost link: it is told when it comes back.
-   */
-  async #tellLoss(message: MessageOf<"failed">): Promise<void> {
-    const deadline = performance.now() + DEADLINE_MS.tellLoss;
-    for (let told: Peer | null = null; performance.now() < deadline;) {
-      if (this.#peer !== told) {
-        told = this.#peer;
-        await told?.send(message).catch(() => {});
-      }
-      using look = delay(DEADLINE_MS.retry / 5);
-      await look.promise;
-    }
   }
 
   // ---- before the commit point ----
@@ -530,7 +537,7 @@ export class DestinationMigration {
       link.peer[Symbol.dispose]();
       if (link.message?.type === "finished") return link.message.summary;
       using over = delay(DEADLINE_MS.reconnect);
-      const next = await this.returns.next(over.promise);
+      const next = await this.#returns.next(over.promise);
       link = next ? listen(next.peer) : null;
     }
     return this.ownSummary();
@@ -556,7 +563,7 @@ export class DestinationMigration {
       const missing = this.stats.missing_pages;
       if (missing !== last.missing) last = { missing, at: now };
       else if (now - last.at > DEADLINE_MS.stall) return null;
-      const back = await this.returns.next(this.#events.changed);
+      const back = await this.#returns.next(this.#events.changed);
       if (!back) continue;
       this.#note("info", "The source is back");
       return this.#peer = back.peer;
@@ -592,7 +599,7 @@ export class DestinationMigration {
     let reported = false;
     for (;;) {
       using late = reported ? null : delay(DEADLINE_MS.reconnect);
-      const back = await this.returns.next(late?.promise);
+      const back = await this.#returns.next(late?.promise);
       if (back && await this.#relink(back)) return this.#peer = back.peer;
       if (!back && !reported) {
         this.#reportLoss(error);

@@ -22,8 +22,8 @@ export const DEADLINE_MS = {
   stall: 10_000,
   /** Reconnection is tried for so long before the operator is asked; $GYGES_RECONNECT_S overrides. */
   reconnect: reconnectMs(),
-  /** For telling a source whose link broke with the guest that the guest is lost. */
-  tellLoss: 2_000,
+  /** For telling a source whose link broke with the guest that the guest is lost: several tries, on a busy host too. */
+  tellLoss: 5_000,
   /** Pause before a machine that could not be run is tried again. */
   runAgain: 500,
   /** Pause between two tries. */

@@ -82,14 +82,14 @@ export async function attachGuest(
 /** Tells the source of a guest that is lost so, if it comes back within some seconds. */
 export async function tellLost(name: string, credentials: Credentials, run: RunOptions): Promise<void> {
   const { onEvent } = run;
-  const migration = attached(credentials, "failed", run);
+  const migration = attached(credentials, "paused", run);
   using _ = await Reception.reopen(credentials, { name, migration, onEvent });
   await migration.tellLost();
 }
 
 function attached(
   { ticket }: Credentials,
-  state: "loading" | "paused" | "failed",
+  state: "loading" | "paused",
   { onEvent }: RunOptions,
 ): DestinationMigration {
   const build = () => Promise.reject(new Error("There was a machine already"));

@@ -42,11 +42,21 @@ class Mirror implements AsyncDisposable {
   readonly #host: LabHost;
   readonly #over = new AbortController();
   readonly #copying: Promise<void>;
+  /** One at a time: they write the same file. */
+  #last: Promise<void> = Promise.resolve();
 
-  constructor(lab: Lab, host: LabHost) {
-    this.path = join(lab.folder, `${host.name}.guest`);
+  private constructor(path: string, host: LabHost) {
+    this.path = path;
     this.#host = host;
     this.#copying = this.#copy();
+  }
+
+  /** The hosts may have had another guest, whose console the next one's would be added to. */
+  static async of(lab: Lab, host: LabHost): Promise<Mirror> {
+    const path = join(lab.folder, `${host.name}.guest`);
+    await host.ask(`rm -f ${LOG}`);
+    await Deno.writeTextFile(path, "");
+    return new Mirror(path, host);
   }
 
   async #copy(): Promise<void> {
@@ -56,7 +66,12 @@ class Mirror implements AsyncDisposable {
     }
   }
 
-  async once(): Promise<void> {
+  /** Resolves once all is here that had been said before. */
+  once(): Promise<void> {
+    return this.#last = this.#last.then(() => this.#fetch());
+  }
+
+  async #fetch(): Promise<void> {
     const { stdout } = await this.#host.run(`cat ${LOG} 2>/dev/null`);
     const before = `${this.path}.new`;
     await Deno.writeTextFile(before, stdout);
@@ -84,8 +99,8 @@ interface Stage {
 async function withGuest(lab: Lab, options: LabStartOptions, body: (stage: Stage) => Promise<void>): Promise<void> {
   const command = await argumentsIn(lab);
   const [one, two] = [lab.host(1), lab.host(2)];
-  await using home = new Mirror(lab, one);
-  await using away = new Mirror(lab, two);
+  await using home = await Mirror.of(lab, one);
+  await using away = await Mirror.of(lab, two);
   const [here, there] = [new GygesHost(one), new GygesHost(two)];
   const run = here.start(["run", "home", "--pager", "kernel", "--", ...command], options);
   await run.waitFor("guest");
