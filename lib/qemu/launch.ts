@@ -63,16 +63,10 @@ async function monitorOf(process: NativeProcess, path: string, log: string): Pro
       return await QmpClient.connect(path);
     } catch (error) {
       if (await process.ended(POLL_MS)) throw didNotStart("it ended", log);
-      if (!isEarly(error)) throw error;
+      if (!(error instanceof QmpLostError && error.notListening)) throw error;
     }
     if (performance.now() > deadline) throw didNotStart(`it had no monitor after ${START_MS / 1000} s`, log);
   }
-}
-
-/** Its socket is not there yet, or there and not listening. */
-function isEarly(error: unknown): boolean {
-  if (!(error instanceof QmpLostError)) return false;
-  return error.cause instanceof Deno.errors.NotFound || error.cause instanceof Deno.errors.ConnectionRefused;
 }
 
 function didNotStart(what: string, log: string): PreflightError {

@@ -1,6 +1,6 @@
 /** One QEMU with a monitor of ours, certain to be gone at the end. */
 import { join } from "node:path";
-import { QmpClient } from "../../lib/qemu/qmp.ts";
+import { QmpClient, QmpLostError } from "../../lib/qemu/qmp.ts";
 import type { QemuBinary } from "./binaries.ts";
 
 const START_MS = 20_000;
@@ -37,7 +37,8 @@ export class QemuProcess implements AsyncDisposable {
     try {
       for (const deadline = performance.now() + START_MS;;) {
         if (ended) throw new Error(`QEMU ended: ${await words}`);
-        if (await isThere(socket)) return new QemuProcess(child, await QmpClient.connect(socket));
+        const qmp = await connected(socket);
+        if (qmp) return new QemuProcess(child, qmp);
         if (performance.now() > deadline) throw new Error("QEMU made no monitor");
         await pause(POLL_MS);
       }
@@ -66,12 +67,12 @@ export class QemuProcess implements AsyncDisposable {
   }
 }
 
-async function isThere(path: string): Promise<boolean> {
+/** Null: QEMU does not listen yet. */
+async function connected(socket: string): Promise<QmpClient | null> {
   try {
-    await Deno.lstat(path);
-    return true;
+    return await QmpClient.connect(socket);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
+    if (error instanceof QmpLostError && error.notListening) return null;
     throw error;
   }
 }
