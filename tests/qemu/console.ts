@@ -17,11 +17,18 @@ export interface Heartbeat {
   /** Requests to the disk that were made, and that went wrong. */
   disk: number;
   diskBad: number;
+  /** Pings that were answered, that were not, and that were answered wrongly. */
+  net: number;
+  netLost: number;
+  netBad: number;
 }
 
 const POLL_MS = 2;
 const PATIENCE_MS = 60_000;
-const BEAT = /^(HB|END) (\d+) (\d+) passes=(\d+) verified=(\d+) corrupt=(\d+)(?: blk=(\d+) blkbad=(\d+))?$/;
+const MEMORY = / (\d+) (\d+) passes=(\d+) verified=(\d+) corrupt=(\d+)/;
+/** Of those that it has. */
+const DEVICES = /(?: blk=(\d+) blkbad=(\d+))?(?: net=(\d+) netlost=(\d+) netbad=(\d+))?/;
+const BEAT = new RegExp(`^(HB|END)${MEMORY.source}${DEVICES.source}$`);
 
 interface LogFile {
   path: string;
@@ -87,6 +94,11 @@ export class GuestConsole implements Disposable {
     return this.#until("all pages are checked", () => (this.last?.passes ?? 0) >= enough, timeoutMs);
   }
 
+  /** Waits for a heartbeat that `fits`; in words: `what`. */
+  untilBeat(what: string, fits: (beat: Heartbeat) => boolean, timeoutMs = PATIENCE_MS): Promise<void> {
+    return this.#until(what, () => this.last !== undefined && fits(this.last), timeoutMs);
+  }
+
   untilCorrupt(timeoutMs = PATIENCE_MS): Promise<void> {
     return this.#until("damage is found", () => this.corruptions.length > 0, timeoutMs);
   }
@@ -106,11 +118,12 @@ export class GuestConsole implements Disposable {
     return largestStep(this.beats.map(({ seenMs }) => seenMs));
   }
 
-  /** Throws if memory or disk were damaged, a heartbeat is missing, the kernel complained or a left host wrote on. */
+  /** Throws if memory, disk or network were damaged, a heartbeat is missing, the kernel complained or a left host wrote on. */
   failIfCorrupt(): void {
     this.poll();
     assert.deepEqual(this.corruptions, [], "the guest found damage");
-    assert.deepEqual([this.last?.corrupt, this.last?.diskBad], [0, 0], "the guest counted damage");
+    const { corrupt, diskBad, netBad } = this.last ?? {};
+    assert.deepEqual([corrupt, diskBad, netBad], [0, 0, 0], "the guest counted damage");
     assert.deepEqual(troubleIn(this.#other.join("\n")), [], "the guest's kernel complained");
     this.beats.forEach(({ n }, index) => assert.equal(n, index + 1, `heartbeat ${index + 1} is missing`));
     for (const file of this.#files) {
@@ -133,10 +146,11 @@ export class GuestConsole implements Disposable {
   #take(line: string, seenMs: number): void {
     const match = BEAT.exec(line);
     if (match) {
-      const [n = 0, guestMs = 0, passes = 0, verified = 0, corrupt = 0, disk = 0, diskBad = 0] = match.slice(2)
+      const [n = 0, guestMs = 0, passes = 0, verified = 0, corrupt = 0, ...devices] = match.slice(2)
         .map((text) => Number(text ?? 0));
+      const [disk = 0, diskBad = 0, net = 0, netLost = 0, netBad = 0] = devices;
       if (match[1] === "END") this.ended = true;
-      this.beats.push({ n, guestMs, seenMs, passes, verified, corrupt, disk, diskBad });
+      this.beats.push({ n, guestMs, seenMs, passes, verified, corrupt, disk, diskBad, net, netLost, netBad });
     } else if (/^CORRUPT /.test(line)) this.corruptions.push(line);
     else if (/^START /.test(line)) this.started = true;
     else if (line !== "") this.#other.push(line);

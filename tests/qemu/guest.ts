@@ -22,6 +22,8 @@ export interface LinuxGuestOptions {
   disk?: string;
   /** How many requests to the disk may be under way at once. @default 1 */
   diskWorkers?: number;
+  /** QEMU's back end of its virtio network card, without an id; 10.0.2.2 answers pings there. @default no card */
+  network?: string;
   /** One worker each. @default 1 */
   vcpus?: number;
   /** @default "pc" */
@@ -41,6 +43,9 @@ const PROGRAMS = fileURLToPath(new URL("programs", import.meta.url));
 /** The power button is an input device that needs both. */
 const MODULES = ["button", "evdev"];
 const DISK_MODULES = ["virtio_pci", "virtio_blk"];
+const NETWORK_MODULES = ["virtio_pci", "virtio_net"];
+/** How many pings it has under way at once at most. */
+export const PINGS_AT_ONCE = 4;
 /**
  * Not by the TSC: the kernel measures its frequency against a timer, and on a busy machine, where it is kept from running
  * meanwhile, so wrongly that one guest's clock went thirty times too fast.
@@ -52,19 +57,29 @@ const KERNEL_WORDS =
 /** Makes what the guest boots, on first use some seconds. */
 export async function linuxGuest(options: LinuxGuestOptions = {}): Promise<LinuxGuest> {
   const { version = "6.1", memory = "192M", workingSet = "64M", rate = 5000, vcpus = 1, machine = "pc" } = options;
-  const { disk, diskWorkers = 1, exitAfter = 0 } = options;
+  const { disk, diskWorkers = 1, network, exitAfter = 0 } = options;
+  const modules = [
+    ...MODULES,
+    ...disk === undefined ? [] : DISK_MODULES,
+    ...network === undefined ? [] : NETWORK_MODULES,
+  ];
   const words = [KERNEL_WORDS, `gyges.ws=${workingSet}`, `gyges.rate=${rate}`];
   if (disk !== undefined) words.push(`gyges.blk=${diskWorkers}`);
+  if (network !== undefined) words.push(`gyges.net=${PINGS_AT_ONCE}`);
   if (exitAfter > 0) words.push(`gyges.exit_after=${exitAfter}`);
   const args = [
     ...["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
     ...["-machine", machine, "-accel", "tcg", "-cpu", "qemu64", "-smp", `${vcpus}`, "-m", memory],
-    ...["-kernel", await vmlinux(version), "-initrd", await initramfs(version, disk !== undefined)],
+    ...["-kernel", await vmlinux(version), "-initrd", await initramfs(version, modules)],
     ...["-append", words.join(" ")],
   ];
   if (disk !== undefined) {
     args.push("-drive", `if=none,id=disk0,file=${disk},format=raw,cache=none,aio=native`);
     args.push("-device", "virtio-blk-pci,drive=disk0");
+  }
+  if (network !== undefined) {
+    // No boot ROM: not every QEMU's is there.
+    args.push("-netdev", `${network},id=net0`, "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:47:59:47,romfile=");
   }
   return { args, memoryBytes: bytesOf(memory) };
 }
@@ -86,10 +101,9 @@ function bytesOf(size: string): number {
   return Number(match[1]) * 1024 ** (1 + "KMG".indexOf(match[2] ?? ""));
 }
 
-async function initramfs(version: KernelVersion, disk: boolean): Promise<string> {
+async function initramfs(version: KernelVersion, names: readonly string[]): Promise<string> {
   const { release } = await kernelTree(version);
   const program = await Deno.readFile(await init());
-  const names = disk ? [...MODULES, ...DISK_MODULES] : MODULES;
   const key = digest(new TextEncoder().encode(JSON.stringify(names)), program);
   return await cached(`guest-${release}-${key}`, async (into) => {
     await Deno.writeFile(into, cpio([{ path: "init", data: program }, ...await moduleEntries(version, names)]));

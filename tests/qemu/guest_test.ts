@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { qemuBinary, type QemuVersion } from "./binaries.ts";
 import { GuestConsole } from "./console.ts";
 import { consoleArguments, linuxGuest, type LinuxGuestOptions, ramArguments } from "./guest.ts";
+import { Network } from "./network.ts";
 import { pause, QemuProcess } from "./qemu_process.ts";
 import { readPage, type StampedPage, stampedPages, writePage } from "./stamps.ts";
 
@@ -16,9 +17,10 @@ interface Running {
   ram: string;
   /** Of a guest that has one. */
   disk: string;
+  network: Network;
 }
 
-type Options = Omit<LinuxGuestOptions, "disk"> & { disk?: boolean };
+type Options = Omit<LinuxGuestOptions, "disk" | "network"> & { disk?: boolean; network?: boolean };
 
 /** Boots a guest, alone, for `body`; nothing of it is left then. */
 async function withGuest(qemuVersion: QemuVersion, options: Options, body: (guest: Running) => Promise<void>) {
@@ -26,17 +28,22 @@ async function withGuest(qemuVersion: QemuVersion, options: Options, body: (gues
   try {
     const [ram, disk, log] = ["ram", "disk", "console"].map((name) => join(folder, name));
     assert.ok(ram && disk && log);
-    const { disk: hasDisk, ...others } = options;
+    const { disk: hasDisk, network: hasNetwork, ...others } = options;
     if (hasDisk) {
       await Deno.writeFile(disk, new Uint8Array());
       await Deno.truncate(disk, DISK_BYTES);
     }
-    const guest = await linuxGuest(hasDisk ? { ...others, disk } : others);
+    await using network = new Network(folder);
+    const guest = await linuxGuest({
+      ...others,
+      ...hasDisk ? { disk } : {},
+      ...hasNetwork ? { network: network.port("guest") } : {},
+    });
     const args = [...guest.args, ...ramArguments(guest, ram), ...consoleArguments(log)];
     using console = new GuestConsole(log);
     await using qemu = await QemuProcess.start(await qemuBinary(qemuVersion), args, folder);
     await console.untilStarted();
-    await body({ qemu, console, ram, disk });
+    await body({ qemu, console, ram, disk, network });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -81,6 +88,23 @@ Deno.test("guest: a zeroed page and a stale one are found: pc, QEMU 7.2", async 
     const stale = await harmed(guest, () => writePage(ram, old.offset, copy));
     assert.match(stale, new RegExp(`^CORRUPT page=${old.page} want=\\d+ got=${old.version} stale$`));
     assert.equal(console.last?.corrupt, 2);
+    assert.throws(() => console.failIfCorrupt(), /found damage/);
+  });
+});
+
+Deno.test("guest: pings that are not answered are counted, and answers with other content are damage: QEMU 7.2", async () => {
+  await withGuest("7.2", { workingSet: "16M", network: true }, async ({ console, network }) => {
+    await console.untilBeat("pings are answered", ({ net }) => net > 100);
+    console.failIfCorrupt();
+    const lost = console.last?.netLost ?? 0;
+    network.drop(3);
+    await console.untilBeat("their loss is seen", ({ netLost }) => netLost === lost + 3);
+    console.failIfCorrupt();
+    network.damage(1);
+    await console.untilCorrupt();
+    assert.match(console.corruptions[0] ?? "", /^CORRUPT net=\d+ torn$/);
+    await console.untilBeats(1);
+    assert.deepEqual([console.last?.netBad, console.last?.corrupt], [1, 0], "counted by the network alone");
     assert.throws(() => console.failIfCorrupt(), /found damage/);
   });
 });

@@ -7,12 +7,13 @@ const NATIVE = ["--pager", "native"];
 /** 7.2's pre-copy loses writes under TCG, so its guests move at once. */
 const SHAPES: [about: string, shape: Shape, modes: string[][]][] = [
   ["QEMU 7.2, pc, 1 vCPU", { qemu: "7.2", rate: 8000 }, [["--mode", "full"], ["--mode", "full"]]],
-  ["QEMU 10.0, q35, 2 vCPUs, a disk past all caches", {
+  ["QEMU 10.0, q35, 2 vCPUs, disk and network", {
     qemu: "10.0",
     machine: "q35",
     vcpus: 2,
     rate: 20_000,
     withDisk: true,
+    withNetwork: true,
   }, [["--mode", "full"], ["--precopy-timeout", "2s", "--bandwidth", "100MiB/s"]]],
 ];
 

@@ -3,11 +3,12 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { Summary } from "../../lib/events.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
-import { Host, pause } from "../helpers/host.ts";
+import { Host, pause, until } from "../helpers/host.ts";
 import { Proxy } from "../helpers/proxy.ts";
 import { qemuBinary, type QemuVersion } from "./binaries.ts";
 import { GuestConsole } from "./console.ts";
-import { consoleArguments, linuxGuest, type LinuxGuestOptions } from "./guest.ts";
+import { consoleArguments, linuxGuest, type LinuxGuestOptions, PINGS_AT_ONCE } from "./guest.ts";
+import { Network } from "./network.ts";
 
 const DISK_BYTES = 64 << 20;
 
@@ -16,6 +17,8 @@ export interface Shape extends LinuxGuestOptions {
   qemu?: QemuVersion;
   /** A disk that both ends share, which the guest writes and reads past all caches. @default false */
   withDisk?: boolean;
+  /** A network card, by which it pings a neighbour that stays where it is. @default false */
+  withNetwork?: boolean;
   /** More of QEMU's arguments. @default none */
   extra?: readonly string[];
 }
@@ -43,12 +46,14 @@ export class QemuPair implements AsyncDisposable {
   readonly host: Host;
   readonly folder: string;
   readonly shape: Shape;
+  readonly #network: Network;
   #console: GuestConsole | null = null;
   #names = 0;
 
   private constructor(host: Host, folder: string, shape: Shape) {
     this.host = host;
     this.folder = folder;
+    this.#network = new Network(folder);
     this.shape = shape;
   }
 
@@ -85,8 +90,9 @@ export class QemuPair implements AsyncDisposable {
     return { name, process, log, ticket };
   }
 
-  async #new(kind: string, shape = this.shape) {
+  async #new(kind: string, { ...shape }: Shape = this.shape) {
     const name = `${kind}${++this.#names}`;
+    if (shape.withNetwork) shape.network = this.#network.port(name);
     const log = join(this.folder, `${name}.console`);
     const [{ program, args }, guest] = await Promise.all([
       qemuBinary(shape.qemu ?? "7.2"),
@@ -101,11 +107,24 @@ export class QemuPair implements AsyncDisposable {
 
   /** Moves the guest. */
   async move(from: Held, to: Waiting, args: readonly string[]): Promise<Summary> {
+    const lostBefore = this.console.last?.netLost ?? 0;
     const migrate = this.host.start(["migrate", to.ticket, "--vm", from.name, ...args]);
     await migrate.endedWith(0);
     await from.process.endedWith(0);
     this.console.moveTo(to.log);
+    if (this.shape.withNetwork) await this.#proveNetwork(from, to, lostBefore);
     return await migrate.waitFor("summary");
+  }
+
+  /** Its pings go on being answered, it never ran at both ends, and the network was told where it is. */
+  async #proveNetwork(from: Held, to: Held, lostBefore: number): Promise<void> {
+    const before = this.console.last?.net ?? 0;
+    await this.console.untilBeat("pings are answered", ({ net }) => net > before + 50);
+    this.#network.failIfRanAtBoth(from.name, to.name);
+    const lost = (this.console.last?.netLost ?? 0) - lostBefore;
+    assert.ok(lost <= PINGS_AT_ONCE, `${lost} pings were lost, and ${PINGS_AT_ONCE} at most were under way`);
+    const heard = this.#network.announcements(to.name);
+    await until(() => heard.qemu > 0 && heard.guest > 0, () => `announced at "${to.name}": ${JSON.stringify(heard)}`);
   }
 
   /** Moves the guest by a link that is cut for a second, `afterMs` after it runs at `to`; it arrives whole. */
@@ -163,6 +182,7 @@ export class QemuPair implements AsyncDisposable {
     this.#console?.[Symbol.dispose]();
     for (const { pid } of this.#qemus()) Deno.kill(pid, "SIGKILL");
     while (this.#qemus().length > 0) await pause(10);
+    await this.#network[Symbol.asyncDispose]();
     await this.host[Symbol.asyncDispose]();
     await Deno.remove(this.folder, { recursive: true });
   }

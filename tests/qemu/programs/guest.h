@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* guest.h - the parts of the guest's one program: memory and disk that prove themselves, and who is told. */
+/* guest.h - the parts of the guest's one program: memory, disk and network that prove themselves, and who is told. */
 #ifndef GUEST_H
 #define GUEST_H
 
@@ -58,6 +58,16 @@ void disk_start(const char *path, int workers);
 void disk_finish(void);
 uint64_t disk_done(void);
 uint64_t disk_bad(void);
+
+/* ---- network ---- */
+
+/* Pings a neighbour, `pings` at once at most; returns when the first is answered. */
+void net_start(int pings);
+void net_finish(void);
+uint64_t net_answered(void);
+/* Not answered in time, nor later. */
+uint64_t net_lost(void);
+uint64_t net_bad(void);
 
 /* ---- one line, whole, on the console ---- */
 

@@ -4,12 +4,14 @@
  *
  * It says on its console, a line each:
  *
- *     START pages=N workers=N                                                 all is stamped, work begins
- *     HB N MONOTONIC_MS passes=N verified=N corrupt=N [blk=N blkbad=N]        every 50 ms
- *     CORRUPT page=N want=VERSION got=VERSION zero|stale|torn                 damage, at once; the first 100 of it
- *     END N MONOTONIC_MS passes=N verified=N corrupt=N [blk=N blkbad=N]       after a last check of all, before power-off
+ *     START pages=N workers=N                                       all is stamped, work begins
+ *     HB N MONOTONIC_MS passes=N verified=N corrupt=N DEVICES       every 50 ms
+ *     CORRUPT page=N want=VERSION got=VERSION zero|stale|torn       damage, at once; the first 100 of it
+ *     END N MONOTONIC_MS passes=N verified=N corrupt=N DEVICES      after a last check of all, before power-off
  *
- * Kernel words: gyges.ws=SIZE[K|M|G], gyges.rate=PAGES_A_SECOND (0: all it can), gyges.blk=WORKERS, gyges.exit_after=S.
+ * DEVICES: [blk=REQUESTS blkbad=N] [net=ANSWERED netlost=N netbad=N], of those that it was told to use.
+ * Kernel words: gyges.ws=SIZE[K|M|G], gyges.rate=PAGES_A_SECOND (0: all it can), gyges.blk=WORKERS, gyges.net=PINGS_AT_ONCE,
+ * gyges.exit_after=S.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -44,6 +46,7 @@ static struct {
 	uint64_t working_set;
 	uint64_t rate;
 	uint64_t disk_workers;
+	uint64_t pings;
 	uint64_t exit_after;
 } options = { .working_set = 64 << 20 };
 
@@ -167,6 +170,7 @@ static void read_options(void)
 		{ "gyges.ws=", &options.working_set },
 		{ "gyges.rate=", &options.rate },
 		{ "gyges.blk=", &options.disk_workers },
+		{ "gyges.net=", &options.pings },
 		{ "gyges.exit_after=", &options.exit_after },
 	};
 	char line[4096];
@@ -236,12 +240,14 @@ static bool power_button(struct pollfd *buttons, int count)
 
 static void beat(const char *word, uint64_t n)
 {
-	char disk[64] = "";
+	char disk[64] = "", net[96] = "";
 
 	if (options.disk_workers)
 		snprintf(disk, sizeof(disk), " blk=%lu blkbad=%lu", disk_done(), disk_bad());
-	say("%s %lu %lu passes=%lu verified=%lu corrupt=%lu%s", word, n, now_ns() / 1000000, memory_passes(),
-	    memory_verified(), memory_corrupt(), disk);
+	if (options.pings)
+		snprintf(net, sizeof(net), " net=%lu netlost=%lu netbad=%lu", net_answered(), net_lost(), net_bad());
+	say("%s %lu %lu passes=%lu verified=%lu corrupt=%lu%s%s", word, n, now_ns() / 1000000, memory_passes(),
+	    memory_verified(), memory_corrupt(), disk, net);
 }
 
 int main(void)
@@ -261,6 +267,8 @@ int main(void)
 	button_count = open_buttons(buttons);
 	if (options.disk_workers)
 		disk_start("/dev/vda", (int)options.disk_workers);
+	if (options.pings)
+		net_start((int)options.pings);
 	memory_start(options.working_set / PAGE, options.rate, (int)cpus);
 	take_precedence();
 	say("START pages=%lu workers=%ld", options.working_set / PAGE, cpus);
@@ -279,6 +287,8 @@ int main(void)
 	memory_finish();
 	if (options.disk_workers)
 		disk_finish();
+	if (options.pings)
+		net_finish();
 	beat("END", n);
 	power_off();
 }
