@@ -60,9 +60,10 @@ export class DestinationMigration {
   #startMs = 0;
   #precopyMs = 0;
   #rounds = 0;
+  /** Pages missing when the pager was armed; null before. */
+  #missingAtStart: number | null = null;
   #loaded = false;
-  /** The pager has its last order. A machine that does not start may be told to again. */
-  #ordered = false;
+  #prefetches = false;
   #last: WireStats = NO_STATS;
   #transport: Transport = "tcp";
   #regions: Uint8Array<ArrayBuffer> = new Uint8Array(0);
@@ -313,7 +314,10 @@ export class DestinationMigration {
           break;
         }
         case "handover":
-          await this.#load(peer, message, await this.#takeRegions(message, payload));
+          await this.#arm(await this.#takeRegions(message, payload));
+          break;
+        case "state":
+          await this.#load(peer, payload);
           break;
         case "run":
           if (await this.#run(peer)) return;
@@ -367,21 +371,22 @@ export class DestinationMigration {
     }
   }
 
-  async #load(peer: Peer, message: MessageOf<"handover">, payload: Uint8Array<ArrayBuffer>): Promise<void> {
+  /** Armed before the state is loaded: loading may touch RAM. */
+  async #arm(set: Uint8Array<ArrayBuffer>): Promise<void> {
     this.#stoppedAt = performance.now();
     this.#precopyMs = this.#rounds > 0 ? this.#stoppedAt - this.#startedAt : 0;
-    if (message.state_bytes > payload.length) {
-      throw new ProtocolError(`The handover says ${message.state_bytes} bytes of state and has ${payload.length}`);
-    }
-    this.#states.to("loading", "CPU state has come");
-    await this.#pages.discard(payload.slice(message.state_bytes));
-    // Armed before the state is loaded: loading may touch RAM.
-    const missing = await this.#pages.arm();
-    await this.#built.restore(payload.slice(0, message.state_bytes));
+    this.#states.to("loading", "the page sets have come, and CPU state follows");
+    await this.#pages.discard(set);
+    this.#missingAtStart = await this.#pages.arm();
+  }
+
+  async #load(peer: Peer, state: Uint8Array<ArrayBuffer>): Promise<void> {
+    if (this.#missingAtStart === null || this.#loaded) throw new ProtocolError(`Got "state" in state "${this.state}"`);
+    await this.#built.restore(state);
     await this.#keep();
     this.#loaded = true;
     this.#loadedAt = performance.now();
-    await peer.send({ type: "loaded", missing_pages: missing });
+    await peer.send({ type: "loaded", missing_pages: this.#missingAtStart });
   }
 
   /** A kernel pager brings its pages without any process. */
@@ -407,13 +412,12 @@ export class DestinationMigration {
 
   /** The commit point: the guest is ours, whether or not the source hears that it runs. False: it cannot be run here. */
   async #run(peer: Peer): Promise<boolean> {
-    if (this.state !== "loading") throw new ProtocolError(`Got "run" in state "${this.state}"`);
+    if (!this.inDoubt) throw new ProtocolError(`Got "run" in state "${this.state}"`);
     if (this.#notRun !== null) return await this.#giveBack(peer, this.#notRun);
     // Such a machine is stopped at the source, and loads, just before this.
     if (this.#built.own) this.#loadedAt = performance.now();
     // Before the guest: from its first step on a kernel's pager brings every page, whatever becomes of this process.
-    if (!this.#ordered) await this.#pages.run();
-    this.#ordered = true;
+    if (this.#pages.kind === "kernel") await this.#beginPrefetch();
     const why = await this.#start(this.#built);
     if (why) {
       // What could run the guest here is ended before a word of it is said.
@@ -425,11 +429,19 @@ export class DestinationMigration {
     this.#startMs = now - this.#loadedAt;
     this.#downtimeMs = now - this.#stoppedAt;
     this.#states.to("running", "the guest runs here");
+    // Any other after it: what brings pages and what starts the guest want the same CPUs.
+    await this.#beginPrefetch();
     await peer.send({ type: "running" }).catch(() => {});
     await this.#keep(this.#startMs).catch((error) => {
       this.#note("warning", `The time that the guest took to start cannot be kept: ${messageOf(error)}`);
     });
     return true;
+  }
+
+  /** Once; a machine that does not start may be told to again. */
+  async #beginPrefetch(): Promise<void> {
+    if (!this.#prefetches) await this.#pages.run();
+    this.#prefetches = true;
   }
 
   /** Null: it runs. Else why it does not, and is sure not to have run: somebody has its disk, say. */

@@ -332,7 +332,8 @@ export class SourceMigration {
     await this.#connected.expect("round_done", DEADLINE_MS.answer);
     if (mode !== "full") this.#precopyMs = performance.now() - startedAt;
     this.#states.to("handover", "the destination waits for QEMU's word");
-    await this.#sendSet({ type: "handover", state_bytes: 0 }, nothing);
+    await this.#sendSet({ type: "handover" }, nothing);
+    await this.#connected.send({ type: "state" });
     await this.#connected.expect("loaded", DEADLINE_MS.handover);
     signal.throwIfAborted();
     this.#machine.giveAway();
@@ -371,9 +372,13 @@ export class SourceMigration {
 
   async #handOver(missing: PageSet): Promise<void> {
     this.#states.to("handover", "CPU state and page sets go over");
-    const state = await this.#machine.save();
     await this.#refreshRegions();
-    await this.#sendSet({ type: "handover", state_bytes: state.length }, state, missing.encode());
+    const told = this.#sendSet({ type: "handover" }, missing.encode());
+    // Looked at below: a machine that still saves cannot be run again.
+    told.catch(() => {});
+    const state = await this.#machine.save();
+    await told;
+    await this.#connected.send({ type: "state" }, state);
     const { message } = await this.#connected.expect("loaded", DEADLINE_MS.handover);
     this.#handoverMs = performance.now() - this.#stoppedAt;
     this.#stats = { ...this.#stats, missing_pages: message.missing_pages };
@@ -386,11 +391,14 @@ export class SourceMigration {
     this.#unsentRegions = await this.#pager.regions() ?? this.#unsentRegions;
   }
 
-  /** Sends `message` with the regions that are not told yet and then `parts` behind it. */
-  async #sendSet(message: WithSet, ...parts: Uint8Array<ArrayBuffer>[]): Promise<void> {
+  /** Sends `message` with the regions that are not told yet and then `set` behind it. */
+  async #sendSet(message: WithSet, set: Uint8Array<ArrayBuffer>): Promise<void> {
     const regions = this.#unsentRegions;
     this.#unsentRegions = NOTHING;
-    await this.#connected.send({ ...message, regions_bytes: regions.length }, concat([regions, ...parts]));
+    const whole = new Uint8Array(regions.length + set.length);
+    whole.set(regions);
+    whole.set(set, regions.length);
+    await this.#connected.send({ ...message, regions_bytes: regions.length }, whole);
   }
 
   /** Everything back as it was; the guest runs here. Returns the error to throw. */
@@ -638,16 +646,6 @@ export class SourceMigration {
 
 type WithSet = DistributiveOmit<MessageOf<"round" | "discard" | "handover">, "regions_bytes">;
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never;
-
-function concat(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const whole = new Uint8Array(parts.reduce((bytes, part) => bytes + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-}
 
 function word(tls: boolean): string {
   return tls ? "on" : "off";

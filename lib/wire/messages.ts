@@ -14,7 +14,8 @@
  *      discard + regions, set           ->            last dirty pages while the guest still runs
  *                                       <-   discarded {wanted}
  *      (the guest is stopped)
- *      handover + regions, state, set   ->
+ *      handover + regions, set          ->            the destination arms while the source saves
+ *      state + bytes                    ->
  *                                       <-   loaded {missing}
  *      run                              ->            the commit point; sent once
  *                                       <-   running | not_run
@@ -32,7 +33,7 @@
  * `not_run` takes the commit back: the guest has not run at the destination, and what could have run it has been ended
  * before this is said. Only then may a source that has said `run` run it again. It answers `failed`.
  *
- * Payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a table of remote regions stands before: it
+ * The bytes of `state` are the machine's; all other payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a table of remote regions stands before: it
  * replaces the table that was sent before it, and is empty where that one still holds. Its bytes are an array of
  * struct gyges_region of kernel/include/uapi/linux/gyges.h, by first page, without overlap. A source that comes back
  * says in its hello where the destination can connect by RDMA now.
@@ -40,7 +41,7 @@
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
-export const PROTOCOL_VERSION = 5;
+export const PROTOCOL_VERSION = 6;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 
@@ -148,7 +149,8 @@ export const messageSchema = v.variant("type", [
   v.object({ type: v.literal("round_done"), round: count, left_pages: count, stats: statsSchema }),
   v.object({ type: v.literal("discard"), regions_bytes: count }),
   v.object({ type: v.literal("discarded"), wanted_pages: count }),
-  v.object({ type: v.literal("handover"), regions_bytes: count, state_bytes: count }),
+  v.object({ type: v.literal("handover"), regions_bytes: count }),
+  v.object({ type: v.literal("state") }),
   v.object({ type: v.literal("loaded"), missing_pages: count }),
   v.object({ type: v.literal("run") }),
   v.object({ type: v.literal("running") }),

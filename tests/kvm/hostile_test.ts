@@ -130,10 +130,11 @@ const BEFORE_COMMIT = [
   "discard",
   "discarded",
   "handover",
+  "state",
   "loaded",
 ];
 /** These have no fields, so what lacks its fields is whole. */
-const BARE = ["accepted", "discard", "run", "running"];
+const BARE = ["accepted", "discard", "state", "run", "running"];
 
 /** Each alteration in turn over one source: every one fails with 10, and the source lives through all of them. */
 async function proveRefusals(
@@ -173,23 +174,14 @@ kvmTest("payloads that lie fail with 10 and leave the guest", async (host) => {
     lie[40] = (lie[40] ?? 0) ^ 0x5a;
     return { bytes: encodeFrame(text, lie) };
   };
-  await proveRefusals(host, "handover", {
-    "a flipped bit of machine state": flipped,
-    "no state at all": ({ payload }) => ({ bytes: encodeFrame('{"type":"handover","state_bytes":0}', payload) }),
-    "more state than there is": ({ payload }) => ({
-      bytes: encodeFrame('{"type":"handover","state_bytes":1000000}', payload),
-    }),
-    "no page set": ({ text, payload }) => ({
-      bytes: encodeFrame(text, payload.slice(0, JSON.parse(text).state_bytes)),
-    }),
-    "a page set of noise": ({ text, payload }) => {
-      const { state_bytes } = JSON.parse(text);
-      return { bytes: encodeFrame(text, join(payload.slice(0, state_bytes), noise())) };
-    },
+  await proveRefusals(host, "state", {
+    "a flipped bit": flipped,
+    "nothing at all": ({ text }) => ({ bytes: encodeFrame(text) }),
+    "half of it": ({ text, payload }) => ({ bytes: encodeFrame(text, payload.slice(0, payload.length / 2)) }),
   });
 });
 
-for (const type of ["round", "discard"]) {
+for (const type of ["round", "discard", "handover"]) {
   kvmTest(`a page set of noise in "${type}" fails with 10 and leaves the guest`, async (host) => {
     await proveRefusals(host, type, {
       noise: ({ text }) => ({ bytes: encodeFrame(text, noise()) }),
@@ -198,7 +190,7 @@ for (const type of ["round", "discard"]) {
   });
 }
 
-for (const type of ["offer", "accepted", "round", "round_done", "discard", "discarded"]) {
+for (const type of ["offer", "accepted", "round", "round_done", "discard", "discarded", "handover"]) {
   kvmTest(`"${type}" said twice fails with 10 and leaves the guest`, async (host) => {
     await proveRefusals(host, type, {
       twice: ({ text, payload }) => ({ bytes: join(encodeFrame(text, payload), encodeFrame(text, payload)) }),
@@ -265,7 +257,7 @@ kvmTest("a source that ends with nonsense leaves a whole guest, and the destinat
   host.assertEmpty();
 });
 
-for (const type of ["handover", "loaded"]) {
+for (const type of ["state", "loaded"]) {
   kvmTest(`"${type}" said twice puts the destination in doubt and heals, and the guest arrives whole`, async (host) => {
     const twice = ({ text, payload }: Frame) => ({
       bytes: join(encodeFrame(text, payload), encodeFrame(text, payload)),

@@ -11,7 +11,7 @@ const MESSAGES: Message[] = [
   { type: "welcome", session: "s", name: "vm", state: "listening" },
   { type: "accepted", pager: "user", transport: "tcp", why: "words" },
   { type: "round", round: 1, deadline_ms: 0, regions_bytes: 0 },
-  { type: "handover", regions_bytes: 24, state_bytes: 9000 },
+  { type: "handover", regions_bytes: 24 },
   { type: "progress", stats: NO_STATS },
   { type: "complete", stats: NO_STATS, start_ns: 3, guest: { corrupt: 0, verified_pages: 1, largest_stall_ns: 2 } },
   { type: "run" },
