@@ -566,7 +566,7 @@ export class SourceMigration {
     const rdma = this.#settled.transport === "rdma" ? (await this.#preparePager()).rdma : null;
     const { peer, state } = await openControl(this.#ticket, { session: this.#session, ...(rdma ? { rdma } : {}) });
     this.#take(peer);
-    if (state === "failed") throw this.#loss("The guest is lost, says the destination: its QEMU has ended");
+    if (state === "failed") throw this.#loss("The guest is lost: its QEMU has ended, says the destination");
     // The destination's word decides: it has not heard our run, so the guest has not run there.
     if (state === "loading") {
       await peer.send({ type: "run" });
