@@ -5,7 +5,6 @@
  * then on the guest is here, and this side keeps it whatever happens to the link.
  */
 import type { Channel } from "../../ffi/channel.ts";
-import { NativeError } from "../../ffi/native_error.ts";
 import { PageSet } from "../../ffi/page_set.ts";
 import type { PageRole } from "../../ffi/page_source.ts";
 import { PAGE_BYTES } from "../../ffi/ram.ts";
@@ -16,7 +15,8 @@ import type { PagerChoice, Transport } from "../options.ts";
 import type { DestinationPager, Pager } from "../pager/pager.ts";
 import type { Message, MessageOf, WireMachine, WireStats } from "../wire/messages.ts";
 import { type Peer, PeerFailedError, ProtocolError } from "../wire/peer.ts";
-import { type ControlLink, listen, type Resumption, Returns } from "./control_link.ts";
+import { Absence, wordsOf } from "./absence.ts";
+import { type ControlLink, listen } from "./control_link.ts";
 import type { Loaded, TakenOver } from "./loaded.ts";
 import { checkOffer, payloadBound, settle } from "./settle.ts";
 import { SinkWatch } from "./sink_watch.ts";
@@ -45,8 +45,8 @@ const MAX_WORDS = 4096;
 export class DestinationMigration {
   readonly #options: DestinationOptions;
   readonly #states: StateMachine<DestinationState>;
-  /** Control connections of this session, after the first was lost. */
-  readonly #returns = new Returns();
+  /** Whoever waits for a source that is away. */
+  readonly absence: Absence;
   #machine: Machine | null = null;
   #pager: DestinationPager | null = null;
   #watch: SinkWatch | null = null;
@@ -70,15 +70,19 @@ export class DestinationMigration {
   /** Counted by a process that died before this one took over. */
   #before: Pick<WireStats, "precopy_pages" | "wire_bytes"> = { precopy_pages: 0, wire_bytes: 0 };
   #cancelled: GygesError | null = null;
-  /** The guest was here and is no more; resolves once a source that has come back knows. */
-  #lost = false;
-  readonly #told = Promise.withResolvers<void>();
   /** Why the guest has not run here, and will not. */
   #notRun: string | null = null;
 
   constructor(options: DestinationOptions, state: DestinationState = "listening") {
     this.#options = options;
     this.#states = new StateMachine(DESTINATION_TRANSITIONS, state, (state, detail) => this.#say(state, detail));
+    const now = {
+      pages: () => this.#pages,
+      events: () => this.#events,
+      inDoubt: () => this.inDoubt,
+      missingPages: () => this.stats.missing_pages,
+    };
+    this.absence = new Absence(this.#states, now, options.onEvent);
   }
 
   #say(state: DestinationState, detail: string): void {
@@ -87,23 +91,6 @@ export class DestinationMigration {
 
   get state(): DestinationState {
     return this.#states.state;
-  }
-
-  /** The state that a source reads when it comes back. */
-  get answer(): DestinationState {
-    return this.#lost ? "failed" : this.state;
-  }
-
-  /** A source that came back would be taken up. */
-  get awaitsSource(): boolean {
-    return this.#lost || this.#returns.awaited;
-  }
-
-  /** A source has come back, and has been told the state. Takes the connection over. */
-  sourceIsBack(back: Resumption): void {
-    if (!this.#lost) return this.#returns.add(back);
-    back.peer[Symbol.dispose]();
-    this.#told.resolve();
   }
 
   get mode(): MessageOf<"offer">["mode"] | null {
@@ -203,13 +190,6 @@ export class DestinationMigration {
     return await this.#unlessLost(this.#goOn());
   }
 
-  /** Of a migration whose guest has ended with the process that received it: whoever comes back in time is told. */
-  async tellLost(): Promise<void> {
-    this.#lost = true;
-    using late = delay(DEADLINE_MS.tellLoss);
-    await Promise.race([this.#told.promise, late.promise]);
-  }
-
   async #goOn(): Promise<Summary> {
     const why = new Error("it has not come back to this process yet");
     if (this.inDoubt) {
@@ -229,8 +209,7 @@ export class DestinationMigration {
   /** Every page was here when the process died that received them; perhaps its source does not know. */
   async #sayWhole(): Promise<Summary> {
     this.#states.to("completed", "every page is here");
-    using late = delay(DEADLINE_MS.reconnect);
-    const back = await this.#returns.next(late.promise);
+    const back = await this.absence.next();
     return await this.#sayGoodbye(back ? listen(back.peer) : null);
   }
 
@@ -245,14 +224,19 @@ export class DestinationMigration {
    */
   async #guestLost(why: string): Promise<never> {
     const message = `The guest is lost: ${why}, with ${this.stats.missing_pages} pages still at the source`;
-    this.#lost = true;
+    // Its source may come back before it has read this.
+    const told = this.absence.tellLost();
     await this.#peer?.send({ type: "failed", message }).catch(() => {});
-    await this.tellLost();
+    await told;
     throw new MigrationError(`${message}. Start it again`, {
       phase: this.state,
       guestLocation: "lost",
       exitCode: EXIT.guestLost,
     });
+  }
+
+  async #untilBack(error: unknown): Promise<Peer> {
+    return this.#peer = await this.absence.untilBack(error);
   }
 
   // ---- before the commit point ----
@@ -271,7 +255,7 @@ export class DestinationMigration {
       const { field, ours, theirs } = error instanceof HandshakeError
         ? error
         : { field: "machine", ours: "cannot hold it", theirs: `${offer.machine.ram_bytes} bytes of RAM` };
-      await peer.send({ type: "refused", field, ours, theirs, message: messageOf(error) });
+      await peer.send({ type: "refused", field, ours, theirs, message: wordsOf(error) });
       throw error;
     }
     this.#offer = offer;
@@ -291,7 +275,7 @@ export class DestinationMigration {
         return await this.#untilRun(peer);
       } catch (error) {
         if (!this.inDoubt || error instanceof PeerFailedError) throw error;
-        await this.#letGo(peer);
+        await this.absence.letGo(peer);
         peer = await this.#untilBack(error);
       }
     }
@@ -433,7 +417,7 @@ export class DestinationMigration {
     await this.#beginPrefetch();
     await peer.send({ type: "running" }).catch(() => {});
     await this.#keep(this.#startMs).catch((error) => {
-      this.#note("warning", `The time that the guest took to start cannot be kept: ${messageOf(error)}`);
+      this.#note("warning", `The time that the guest took to start cannot be kept: ${wordsOf(error)}`);
     });
     return true;
   }
@@ -470,7 +454,7 @@ export class DestinationMigration {
   async #giveUp(error: unknown): Promise<GygesError> {
     const cause = this.#cancelled ?? error;
     const phase = this.state;
-    await this.#peer?.send({ type: "failed", message: messageOf(cause).slice(0, 4000) }).catch(() => {});
+    await this.#peer?.send({ type: "failed", message: wordsOf(cause).slice(0, 4000) }).catch(() => {});
     this.#peer?.[Symbol.dispose]();
     this.#last = this.stats;
     await this.#pager?.[Symbol.asyncDispose]();
@@ -481,7 +465,7 @@ export class DestinationMigration {
   }
 
   #failedBeforeCommit(cause: unknown, phase: string = this.state): MigrationError {
-    return new MigrationError(`${messageOf(cause)}. The guest runs at the source`, {
+    return new MigrationError(`${wordsOf(cause)}. The guest runs at the source`, {
       phase,
       guestLocation: "source",
       exitCode: EXIT.failedBeforeCommit,
@@ -498,9 +482,10 @@ export class DestinationMigration {
         await this.#untilWhole(link);
         break;
       } catch (error) {
-        const back = await this.#withoutSource(link.peer, error);
+        const back = await this.absence.outlast(link.peer, error);
         // The goodbye waits for a source that is away.
         if (!back) break;
+        this.#peer = back;
         link = listen(back);
       }
     }
@@ -548,106 +533,10 @@ export class DestinationMigration {
       await Promise.race([link.settled, late.promise]);
       link.peer[Symbol.dispose]();
       if (link.message?.type === "finished") return link.message.summary;
-      using over = delay(DEADLINE_MS.reconnect);
-      const next = await this.#returns.next(over.promise);
+      const next = await this.absence.next();
       link = next ? listen(next.peer) : null;
     }
     return this.ownSummary();
-  }
-
-  /** Its control connection once the source is back; null: no page is missing any more. */
-  async #withoutSource(lost: Peer, error: unknown): Promise<Peer | null> {
-    lost[Symbol.dispose]();
-    const back = await this.#readOn(error);
-    if (back || this.#events.seen.complete) return back;
-    return await this.#pause(lost, error);
-  }
-
-  /**
-   * No process of the source takes part in a READ: what has become of the one that speaks for it is no matter to pages
-   * that come by RDMA. Null: they come no more, or none is missing. A device need not notice that the other host is dead.
-   */
-  async #readOn(error: unknown): Promise<Peer | null> {
-    if (this.#pages.transport !== "rdma" || this.#pagesOver) return null;
-    this.#note("warning", `The source says nothing any more (${messageOf(error)}); its pages go on coming by RDMA`);
-    for (let last = { missing: -1, at: 0 }; !this.#pagesOver;) {
-      const now = performance.now();
-      const missing = this.stats.missing_pages;
-      if (missing !== last.missing) last = { missing, at: now };
-      else if (now - last.at > DEADLINE_MS.stall) return null;
-      const back = await this.#returns.next(this.#events.changed);
-      if (!back) continue;
-      this.#note("info", "The source is back");
-      return this.#peer = back.peer;
-    }
-    return null;
-  }
-
-  /** The last page is here, or none comes until the source connects anew. */
-  get #pagesOver(): boolean {
-    const { complete, linkLost, failed } = this.#events.seen;
-    return complete || linkLost || failed;
-  }
-
-  /** The guest waits intact, on the pages that are missing, until the source is back. Null: none is missing. */
-  async #pause(lost: Peer, error: unknown): Promise<Peer | null> {
-    this.#states.to("paused", `the link to the source is lost: ${messageOf(error)}`);
-    await this.#letGo(lost);
-    // A kernel pager drops its link with the last page, and a source that hears of that first takes it for a loss.
-    const peer = this.#events.seen.complete ? null : await this.#untilBack(error);
-    if (peer) this.#states.to("running", "the link is back");
-    return peer;
-  }
-
-  /** Drops what is left of a link. No page comes after this; that the last one had come is seen. */
-  async #letGo(lost: Peer): Promise<void> {
-    lost[Symbol.dispose]();
-    await this.#pages.dropLink();
-    await this.#events.forgetLosses();
-  }
-
-  /** Waits, without end, for the source to come back. */
-  async #untilBack(error: unknown): Promise<Peer> {
-    let reported = false;
-    for (;;) {
-      using late = reported ? null : delay(DEADLINE_MS.reconnect);
-      const back = await this.#returns.next(late?.promise);
-      if (back && await this.#relink(back)) return this.#peer = back.peer;
-      if (!back && !reported) {
-        this.#reportLoss(error);
-        reported = true;
-      }
-    }
-  }
-
-  /** Over RDMA this side connects again too; a source that cannot be reached that way will try anew. */
-  async #relink({ peer, rdma }: Resumption): Promise<boolean> {
-    // One that comes back without an address has only a word to say.
-    if (!rdma) return true;
-    try {
-      await this.#pages.connect(rdma);
-      return true;
-    } catch (error) {
-      if (!(error instanceof NativeError)) throw error;
-      this.#note("warning", `The source is back, but not by RDMA: ${error.message}`);
-      peer[Symbol.dispose]();
-      await this.#pages.dropLink();
-      return false;
-    }
-  }
-
-  #reportLoss(error: unknown): void {
-    const away = `The source has not come back for ${DEADLINE_MS.reconnect / 1000} s (${messageOf(error)})`;
-    this.#options.onEvent({
-      type: "error",
-      code: EXIT.linkLost,
-      name: "MigrationError",
-      message: this.inDoubt
-        ? `${away}. The guest is loaded here and has not run; whether it is to run only the source can say: keep both alive`
-        : `${away}. The guest is intact and waits here for ${this.stats.missing_pages} pages that only the source holds: ` +
-          "keep the source alive",
-      guest_location: this.inDoubt ? "unknown" : "destination-incomplete",
-    });
   }
 
   /** This side's own account, for when the source's never came. */
@@ -692,9 +581,4 @@ export class DestinationMigration {
     if (!this.#machine) throw new ProtocolError("The source speaks of a machine before it has made an offer");
     return this.#machine;
   }
-}
-
-function messageOf(error: unknown): string {
-  if (error instanceof NativeError && error.code === "ECONNABORTED") return "the source closed the connection";
-  return error instanceof Error ? error.message : String(error);
 }

@@ -142,11 +142,11 @@ export class Reception implements Disposable {
     clearTimeout(this.#timer);
     await this.#welcome(peer, this.#session);
     if (first) this.#first.resolve(peer);
-    else this.#migration.sourceIsBack({ peer, rdma: rdma ?? null });
+    else this.#migration.absence.end({ peer, rdma: rdma ?? null });
   }
 
   #welcome(peer: Peer, session: string): Promise<void> {
-    return peer.send({ type: "welcome", session, name: this.#door.name, state: this.#migration.answer });
+    return peer.send({ type: "welcome", session, name: this.#door.name, state: this.#migration.absence.answer });
   }
 
   #objection(hello: MessageOf<"hello">): MessageOf<"refused"> | null {
@@ -170,7 +170,7 @@ export class Reception implements Disposable {
     if (hello.session !== this.#session) {
       return refused("session", "another session", "a session that is not here", "ask for a new ticket");
     }
-    if (hello.role === "control" && !this.#migration.awaitsSource) {
+    if (hello.role === "control" && !this.#migration.absence.awaitsSource) {
       return refused("session", "connected already", "connected again", "wait until this side has seen the link fail");
     }
     return null;

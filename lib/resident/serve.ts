@@ -84,7 +84,7 @@ export async function tellLost(name: string, credentials: Credentials, run: RunO
   const { onEvent } = run;
   const migration = attached(credentials, "paused", run);
   using _ = await Reception.reopen(credentials, { name, migration, onEvent });
-  await migration.tellLost();
+  await migration.absence.tellLost();
 }
 
 function attached(
