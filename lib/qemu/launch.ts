@@ -60,7 +60,8 @@ async function monitorOf(process: NativeProcess, path: string, log: string): Pro
   const deadline = performance.now() + START_MS;
   for (;;) {
     try {
-      return await QmpClient.connect(path);
+      // It is ours alone: one that says nothing is slow, not taken.
+      return await QmpClient.connect(path, START_MS);
     } catch (error) {
       if (await process.ended(POLL_MS)) throw didNotStart("it ended", log);
       if (!(error instanceof QmpLostError && error.notListening)) throw error;

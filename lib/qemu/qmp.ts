@@ -98,10 +98,10 @@ export class QmpClient implements Disposable {
   }
 
   /** Throws QmpLostError: nobody is there, another client has the monitor, it is no QMP. */
-  static async connect(path: string): Promise<QmpClient> {
+  static async connect(path: string, greetingMs = GREETING_MS): Promise<QmpClient> {
     const client = await QmpClient.open(path);
     try {
-      await client.ready(GREETING_MS);
+      await client.ready(greetingMs);
       return client;
     } catch (error) {
       client[Symbol.dispose]();

@@ -70,7 +70,7 @@ export class QemuProcess implements AsyncDisposable {
 /** Null: QEMU does not listen yet. */
 async function connected(socket: string): Promise<QmpClient | null> {
   try {
-    return await QmpClient.connect(socket);
+    return await QmpClient.connect(socket, START_MS);
   } catch (error) {
     if (error instanceof QmpLostError && error.notListening) return null;
     throw error;
