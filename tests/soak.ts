@@ -3,14 +3,18 @@
  * some attempts cancelled before the commit point, some links cut after it.
  *
  *   deno task soak -- --seed N --n 200
+ *   deno task soak qemu -- --seed N --n 40    # guests of QEMU, so many moves each (tests/qemu/soak.ts)
  */
 import assert from "node:assert/strict";
+import { Dice } from "./helpers/dice.ts";
+import { Growth } from "./helpers/growth.ts";
 import { Host, pause } from "./helpers/host.ts";
 import { proveWhole } from "./helpers/outcome.ts";
 import { type Destination, type Holder, move, prepare, startGuest, startMove } from "./helpers/pair.ts";
-import { type Held, heldBy } from "./helpers/proc.ts";
+import { heldBy, zombies } from "./helpers/proc.ts";
 import { proveGuest } from "./helpers/proof.ts";
 import { Proxy } from "./helpers/proxy.ts";
+import { GUESTS, soakQemu } from "./qemu/soak.ts";
 
 export interface SoakOptions {
   seed: number;
@@ -32,36 +36,6 @@ const VCPUS = ["1", "2", "4"];
 /** What the process after many migrations may hold beyond the one after the first; its pools come and go a little. */
 const GROWTH = { fds: 4, threads: 6, maps: 40, privateMib: 24 };
 
-type Growth = Held & { maps: number };
-
-/** Numbers that come again for the same seed (mulberry32). */
-export class Dice {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed >>> 0;
-  }
-
-  /** 0 to below 1. */
-  roll(): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
-    let t = this.#state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  }
-
-  chance(share: number): boolean {
-    return this.roll() < share;
-  }
-
-  pick<T>(from: readonly T[]): T {
-    const item = from[Math.floor(this.roll() * from.length)];
-    assert.ok(item !== undefined);
-    return item;
-  }
-}
-
 const MODES = [
   ["--mode", "full"],
   ["--mode", "hybrid", "--precopy-timeout", "100ms"],
@@ -75,7 +49,7 @@ class Soak {
   readonly #dice: Dice;
   readonly #say: (line: string) => void;
   readonly #result: SoakResult = { moved: 0, cancelled: 0, cuts: 0, seconds: 0 };
-  readonly #held: Growth[] = [];
+  readonly #held = new Growth(GROWTH);
   #holder: Holder | null = null;
 
   constructor(host: Host, options: SoakOptions) {
@@ -95,7 +69,8 @@ class Soak {
       if (turn % LIFE === LIFE - 1) await this.#end();
     }
     await this.#end();
-    this.#proveNoGrowth();
+    // Each holder is a process of its own; what one hands on to the next, or leaves to a system, would add up.
+    this.#say(this.#held.prove());
     this.#host.assertEmpty();
     return { ...this.#result, seconds: (performance.now() - began) / 1000 };
   }
@@ -164,7 +139,7 @@ class Soak {
     const guest = await this.#host.guest(holder.name);
     assert.deepEqual([guest.corrupt, guest.clock_backsteps, guest.location], [0, 0, "here"]);
     const maps = Deno.readTextFileSync(`/proc/${pid}/maps`).split("\n").length;
-    this.#held.push({ ...heldBy(pid), maps });
+    this.#held.add({ ...heldBy(pid), maps });
     if (turn % 10 === 9) await proveWhole(this.#host, holder);
   }
 
@@ -175,35 +150,6 @@ class Soak {
     if (holder) await proveGuest(this.#host, holder);
     assert.deepEqual(zombies(), [], "zombies are left");
   }
-
-  /** Each holder is a process of its own; what one hands on to the next, or leaves to a system, would add up. */
-  #proveNoGrowth(): void {
-    const quarter = Math.max(1, Math.floor(this.#held.length / 4));
-    const early = mostOf(this.#held.slice(0, quarter));
-    const late = mostOf(this.#held.slice(-quarter));
-    this.#say(`most held, first quarter: ${JSON.stringify(early)}; last quarter: ${JSON.stringify(late)}`);
-    for (const key of ["fds", "threads", "maps", "privateMib"] as const) {
-      assert.ok(late[key] - early[key] <= GROWTH[key], `${key} grew from ${early[key]} to ${late[key]}`);
-    }
-  }
-}
-
-function mostOf(held: readonly Growth[]): Growth {
-  const most = (key: keyof Growth) => Math.max(...held.map((one) => one[key]));
-  return { fds: most("fds"), threads: most("threads"), maps: most("maps"), privateMib: most("privateMib") };
-}
-
-/** Children of this process that nobody has waited for. */
-function zombies(): string[] {
-  const children = Deno.readTextFileSync(`/proc/${Deno.pid}/task/${Deno.pid}/children`).trim().split(" ");
-  return children.filter((pid) => {
-    try {
-      return pid !== "" && /^\d+ \(.*\) Z/.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return false;
-      throw error;
-    }
-  });
 }
 
 export async function soak(options: SoakOptions): Promise<SoakResult> {
@@ -226,7 +172,11 @@ function numberAfter(flag: string, otherwise: number): number {
 
 if (import.meta.main) {
   const seed = numberAfter("--seed", crypto.getRandomValues(new Uint32Array(1))[0] ?? 1);
-  const options = { seed, n: numberAfter("--n", 200), say: (line: string) => console.log(line) };
-  console.log(`soak: seed ${seed}, ${options.n} migrations`);
-  console.log(closingLine(options, await soak(options)));
+  const qemu = Deno.args[0] === "qemu";
+  const options = { seed, n: numberAfter("--n", qemu ? 40 : 200), say: (line: string) => console.log(line) };
+  console.log(
+    `soak: seed ${seed}, ${options.n} migrations${qemu ? ` of each of ${GUESTS.length} guests of QEMU` : ""}`,
+  );
+  if (qemu) { for (const guest of GUESTS) console.log(await soakQemu(guest, options)); }
+  else console.log(closingLine(options, await soak(options)));
 }

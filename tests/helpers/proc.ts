@@ -17,3 +17,16 @@ export function heldBy(pid: number): Held {
     privateMib: kib("RssAnon") / 1024,
   };
 }
+
+/** Children of this process that nobody has waited for. */
+export function zombies(): string[] {
+  const children = Deno.readTextFileSync(`/proc/${Deno.pid}/task/${Deno.pid}/children`).trim().split(" ");
+  return children.filter((pid) => {
+    try {
+      return pid !== "" && /^\d+ \(.*\) Z/.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return false;
+      throw error;
+    }
+  });
+}

@@ -162,6 +162,21 @@ export class QemuPair implements AsyncDisposable {
     return this.#qemus().some(({ line }) => line.includes(`${this.host.runtimeDir}/${name}/`));
   }
 
+  /** Command lines of all that runs for either end: each has the ends' runtime directory in its environment. */
+  processes(): string[] {
+    return [...Deno.readDirSync("/proc")].flatMap(({ name }) => {
+      if (!/^\d+$/.test(name)) return [];
+      try {
+        const ours = Deno.readTextFileSync(`/proc/${name}/environ`).includes(this.host.runtimeDir);
+        return ours ? [Deno.readTextFileSync(`/proc/${name}/cmdline`).replaceAll("\0", " ")] : [];
+      } catch (error) {
+        // It ended in between.
+        if (error instanceof Error) return [];
+        throw error;
+      }
+    });
+  }
+
   #qemus(): { pid: number; line: string }[] {
     return [...Deno.readDirSync("/proc")].flatMap(({ name }) => {
       if (!/^\d+$/.test(name)) return [];

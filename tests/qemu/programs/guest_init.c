@@ -289,6 +289,6 @@ int main(void)
 		disk_finish();
 	if (options.pings)
 		net_finish();
-	beat("END", n);
+	beat("END", n + 1);
 	power_off();
 }
