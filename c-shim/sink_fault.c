@@ -20,10 +20,14 @@ static bool is_here(const struct gy_sink *sink, uint64_t page)
 	return bitmap_test(sink->received, page) || bitmap_test(sink->zero, page);
 }
 
-/* Lets a thread go on whose page is here already. */
+/*
+ * Lets a thread go on whose page is here already. Where it was placed and is not there any more, the guest has given it
+ * back (a balloon, free page reporting), and touches it anew: zeros, as they would be without a pager. Only waking it
+ * would bring the same fault for ever.
+ */
 static void resolve_here(struct gy_sink *sink, uint64_t page)
 {
-	int ret = bitmap_test(sink->zero, page) ? uffd_zero(&sink->uffd, page) : uffd_wake(&sink->uffd, page);
+	int ret = uffd_zero(&sink->uffd, page);
 
 	/* Once all pages are here the range may be unregistered under us, which wakes everybody. */
 	if (ret && sink_phase(sink) != SINK_DONE)

@@ -288,6 +288,38 @@ static void reconnect(void)
 	teardown(&pair);
 }
 
+static void *touch_again(void *arg)
+{
+	const struct pair *pair = arg;
+
+	return (void *)(uint64_t)page_is(pair->to->guest, 20, 0);
+}
+
+/* As a balloon does: the guest gives a page back that has come, while others are still missing, and takes it anew. */
+static void given_back(void)
+{
+	struct timespec late;
+	struct pair pair;
+	pthread_t guest;
+	void *zero;
+
+	setup(&pair, 0, 0, 0);
+	CHECK(gy_source_scan_present(pair.source, pair.set, PAGES / 64) > 0);
+	CHECK(gy_sink_discard(pair.sink, pair.encoded, (uint64_t)encode(&pair)) > 0);
+	CHECK(gy_sink_arm(pair.sink) > 0);
+	CHECK(!gy_sink_run(pair.sink));
+	CHECK(page_is(pair.to->guest, 20, 1));
+	CHECK(!gy_ram_punch(pair.to, 20 * GY_PAGE_BYTES, GY_PAGE_BYTES));
+	CHECK(!thread_start(&guest, "guest", touch_again, &pair));
+	clock_gettime(CLOCK_REALTIME, &late);
+	late.tv_sec += 20;
+	CHECK(!pthread_timedjoin_np(guest, &zero, &late));
+	CHECK(zero);
+	CHECK(STAT(gy_sink_stats(pair.sink), missing_pages) > 0);
+	CHECK(!STAT(gy_sink_stats(pair.sink), duplicate_pages));
+	teardown(&pair);
+}
+
 /* Positive controls: each kind of damage must be visible to a reader. */
 static uint64_t damaged(uint32_t what)
 {
@@ -325,6 +357,7 @@ int main(void)
 	hybrid();
 	deadline();
 	reconnect();
+	given_back();
 	CHECK(damaged(GY_INJECT_NONE) == 0);
 	CHECK(damaged(GY_INJECT_ZERO_PAGE) == 1);
 	CHECK(damaged(GY_INJECT_SWAP_PAGES) == 2);
