@@ -88,7 +88,7 @@ const PARTS: Part[] = [
     timeoutSeconds: 900,
     here: () => !hasKvm(),
   },
-  denoPart("qemu", 900, false),
+  denoPart("qemu", 1200, false),
   // Its figures are worth reading.
   denoPart("lab", 2700, false),
 ];

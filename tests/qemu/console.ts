@@ -21,13 +21,15 @@ export interface Heartbeat {
   net: number;
   netLost: number;
   netBad: number;
+  /** How often memory was taken, checked and given back. */
+  visits: number;
 }
 
 const POLL_MS = 2;
 const PATIENCE_MS = 60_000;
 const MEMORY = / (\d+) (\d+) passes=(\d+) verified=(\d+) corrupt=(\d+)/;
 /** Of those that it has. */
-const DEVICES = /(?: blk=(\d+) blkbad=(\d+))?(?: net=(\d+) netlost=(\d+) netbad=(\d+))?/;
+const DEVICES = /(?: blk=(\d+) blkbad=(\d+))?(?: net=(\d+) netlost=(\d+) netbad=(\d+))?(?: visits=(\d+))?/;
 const BEAT = new RegExp(`^(HB|END)${MEMORY.source}${DEVICES.source}$`);
 
 interface LogFile {
@@ -148,9 +150,9 @@ export class GuestConsole implements Disposable {
     if (match) {
       const [n = 0, guestMs = 0, passes = 0, verified = 0, corrupt = 0, ...devices] = match.slice(2)
         .map((text) => Number(text ?? 0));
-      const [disk = 0, diskBad = 0, net = 0, netLost = 0, netBad = 0] = devices;
+      const [disk = 0, diskBad = 0, net = 0, netLost = 0, netBad = 0, visits = 0] = devices;
       if (match[1] === "END") this.ended = true;
-      this.beats.push({ n, guestMs, seenMs, passes, verified, corrupt, disk, diskBad, net, netLost, netBad });
+      this.beats.push({ n, guestMs, seenMs, passes, verified, corrupt, disk, diskBad, net, netLost, netBad, visits });
     } else if (/^CORRUPT /.test(line)) this.corruptions.push(line);
     else if (/^START /.test(line)) this.started = true;
     else if (line !== "") this.#other.push(line);

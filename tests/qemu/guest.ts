@@ -28,6 +28,8 @@ export interface LinuxGuestOptions {
   vcpus?: number;
   /** @default "pc" */
   machine?: "pc" | "q35";
+  /** QEMU's virtio balloon with these properties; the guest takes and gives back memory all the time. @default none */
+  balloon?: string;
   /** Seconds after its start it powers itself off, 0: never. @default 0 */
   exitAfter?: number;
 }
@@ -44,6 +46,9 @@ const PROGRAMS = fileURLToPath(new URL("programs", import.meta.url));
 const MODULES = ["button", "evdev"];
 const DISK_MODULES = ["virtio_pci", "virtio_blk"];
 const NETWORK_MODULES = ["virtio_pci", "virtio_net"];
+const BALLOON_MODULES = ["virtio_pci", "virtio_balloon"];
+/** What it takes for a while. */
+const VISIT = "24M";
 /** How many pings it has under way at once at most. */
 export const PINGS_AT_ONCE = 4;
 /**
@@ -57,15 +62,17 @@ const KERNEL_WORDS =
 /** Makes what the guest boots, on first use some seconds. */
 export async function linuxGuest(options: LinuxGuestOptions = {}): Promise<LinuxGuest> {
   const { version = "6.1", memory = "192M", workingSet = "64M", rate = 5000, vcpus = 1, machine = "pc" } = options;
-  const { disk, diskWorkers = 1, network, exitAfter = 0 } = options;
+  const { disk, diskWorkers = 1, network, balloon, exitAfter = 0 } = options;
   const modules = [
     ...MODULES,
     ...disk === undefined ? [] : DISK_MODULES,
     ...network === undefined ? [] : NETWORK_MODULES,
+    ...balloon === undefined ? [] : BALLOON_MODULES,
   ];
   const words = [KERNEL_WORDS, `gyges.ws=${workingSet}`, `gyges.rate=${rate}`];
   if (disk !== undefined) words.push(`gyges.blk=${diskWorkers}`);
   if (network !== undefined) words.push(`gyges.net=${PINGS_AT_ONCE}`);
+  if (balloon !== undefined) words.push(`gyges.visit=${VISIT}`);
   if (exitAfter > 0) words.push(`gyges.exit_after=${exitAfter}`);
   const args = [
     ...["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
@@ -81,6 +88,7 @@ export async function linuxGuest(options: LinuxGuestOptions = {}): Promise<Linux
     // No boot ROM: not every QEMU's is there.
     args.push("-netdev", `${network},id=net0`, "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:47:59:47,romfile=");
   }
+  if (balloon !== undefined) args.push("-device", `virtio-balloon-pci,${balloon}`);
   return { args, memoryBytes: bytesOf(memory) };
 }
 

@@ -55,6 +55,32 @@ for (const [name, shape] of SHAPES) {
   });
 }
 
+/** It gives memory back all the time, which QEMU takes at once. */
+const BALLOONED = {
+  qemu: "10.0",
+  memory: "256M",
+  workingSet: "32M",
+  rate: 8000,
+  balloon: "free-page-reporting=on",
+} as const;
+const SMALL_MIB = 144;
+
+Deno.test("user pager: a guest whose balloon was inflated before and is deflated after, and gives pages back meanwhile", async () => {
+  await using pair = await QemuPair.open(BALLOONED);
+  let holder = await pair.start();
+  const { console } = pair;
+  for (const args of [["--mode", "full", "--bandwidth", "40MiB/s"], ["--precopy-timeout", "2s"]]) {
+    await pair.leave(holder.name, SMALL_MIB);
+    const to = await pair.prepare();
+    await pair.move(holder, to, args);
+    await pair.leave(to.name, 256);
+    const visits = console.last?.visits ?? 0;
+    await console.untilBeat("memory is used anew", (beat) => beat.visits > visits + 2);
+    await pair.proved();
+    holder = to;
+  }
+});
+
 Deno.test("control: a page that comes as zeros is found by the guest", async () => {
   await using pair = await QemuPair.open({ rate: 8000 });
   const home = await pair.start();

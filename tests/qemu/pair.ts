@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { Summary } from "../../lib/events.ts";
+import { QmpClient } from "../../lib/qemu/qmp.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 import { Host, pause, until } from "../helpers/host.ts";
 import { Proxy } from "../helpers/proxy.ts";
@@ -101,8 +102,33 @@ export class QemuPair implements AsyncDisposable {
     return {
       name,
       log,
-      command: [program, ...args, ...guest.args, ...shape.extra ?? [], ...consoleArguments(log)],
+      command: [
+        program,
+        ...args,
+        ...guest.args,
+        ...shape.extra ?? [],
+        ...consoleArguments(log),
+        ...this.#monitor(name),
+      ],
     };
+  }
+
+  /** Has the balloon of `name` leave the guest so many MiB, and waits until it has. */
+  async leave(name: string, mib: number): Promise<void> {
+    using qmp = await QmpClient.connect(this.#monitorPath(name));
+    await qmp.call("balloon", { value: mib << 20 });
+    let now: unknown;
+    const isLeft = async () => JSON.stringify(now = await qmp.call("query-balloon")) === `{"actual":${mib << 20}}`;
+    await until(isLeft, () => `the balloon of "${name}": ${JSON.stringify(now)}, to leave ${mib} MiB`);
+  }
+
+  /** One for the test alone. */
+  #monitor(name: string): string[] {
+    return ["-qmp", `unix:${this.#monitorPath(name)},server=on,wait=off`];
+  }
+
+  #monitorPath(name: string): string {
+    return join(this.folder, `${name}.monitor`);
   }
 
   /** Moves the guest. */

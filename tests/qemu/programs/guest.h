@@ -50,6 +50,15 @@ void memory_finish(void);
 uint64_t memory_passes(void);
 uint64_t memory_verified(void);
 uint64_t memory_corrupt(void);
+/* Counts damage, and says so. */
+void memory_damaged(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- memory for a while ---- */
+
+/* Takes, checks and gives back `bytes`, again and again, where there is room. */
+void visits_start(uint64_t bytes);
+void visits_finish(void);
+uint64_t visits_done(void);
 
 /* ---- disk ---- */
 
@@ -74,6 +83,7 @@ uint64_t net_bad(void);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same for damage: the first of it is said, all of it is counted. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void vcomplain(const char *format, va_list list);
 /* What cannot be done without ends the guest. */
 void die(const char *what) __attribute__((noreturn));
 

@@ -9,9 +9,9 @@
  *     CORRUPT page=N want=VERSION got=VERSION zero|stale|torn       damage, at once; the first 100 of it
  *     END N MONOTONIC_MS passes=N verified=N corrupt=N DEVICES      after a last check of all, before power-off
  *
- * DEVICES: [blk=REQUESTS blkbad=N] [net=ANSWERED netlost=N netbad=N], of those that it was told to use.
+ * DEVICES: [blk=REQUESTS blkbad=N] [net=ANSWERED netlost=N netbad=N] [visits=N], of what it was told to use.
  * Kernel words: gyges.ws=SIZE[K|M|G], gyges.rate=PAGES_A_SECOND (0: all it can), gyges.blk=WORKERS, gyges.net=PINGS_AT_ONCE,
- * gyges.exit_after=S.
+ * gyges.visit=SIZE, gyges.exit_after=S.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -47,6 +47,7 @@ static struct {
 	uint64_t rate;
 	uint64_t disk_workers;
 	uint64_t pings;
+	uint64_t visit;
 	uint64_t exit_after;
 } options = { .working_set = 64 << 20 };
 
@@ -79,14 +80,18 @@ void say(const char *format, ...)
 	va_end(list);
 }
 
+void vcomplain(const char *format, va_list list)
+{
+	if (complaints++ < MAX_COMPLAINTS)
+		vsay(format, list);
+}
+
 void complain(const char *format, ...)
 {
 	va_list list;
 
-	if (complaints++ >= MAX_COMPLAINTS)
-		return;
 	va_start(list, format);
-	vsay(format, list);
+	vcomplain(format, list);
 	va_end(list);
 }
 
@@ -171,6 +176,7 @@ static void read_options(void)
 		{ "gyges.rate=", &options.rate },
 		{ "gyges.blk=", &options.disk_workers },
 		{ "gyges.net=", &options.pings },
+		{ "gyges.visit=", &options.visit },
 		{ "gyges.exit_after=", &options.exit_after },
 	};
 	char line[4096];
@@ -240,14 +246,16 @@ static bool power_button(struct pollfd *buttons, int count)
 
 static void beat(const char *word, uint64_t n)
 {
-	char disk[64] = "", net[96] = "";
+	char disk[64] = "", net[96] = "", visits[32] = "";
 
 	if (options.disk_workers)
 		snprintf(disk, sizeof(disk), " blk=%lu blkbad=%lu", disk_done(), disk_bad());
 	if (options.pings)
 		snprintf(net, sizeof(net), " net=%lu netlost=%lu netbad=%lu", net_answered(), net_lost(), net_bad());
-	say("%s %lu %lu passes=%lu verified=%lu corrupt=%lu%s%s", word, n, now_ns() / 1000000, memory_passes(),
-	    memory_verified(), memory_corrupt(), disk, net);
+	if (options.visit)
+		snprintf(visits, sizeof(visits), " visits=%lu", visits_done());
+	say("%s %lu %lu passes=%lu verified=%lu corrupt=%lu%s%s%s", word, n, now_ns() / 1000000, memory_passes(),
+	    memory_verified(), memory_corrupt(), disk, net, visits);
 }
 
 int main(void)
@@ -270,6 +278,8 @@ int main(void)
 	if (options.pings)
 		net_start((int)options.pings);
 	memory_start(options.working_set / PAGE, options.rate, (int)cpus);
+	if (options.visit)
+		visits_start(options.visit);
 	take_precedence();
 	say("START pages=%lu workers=%ld", options.working_set / PAGE, cpus);
 	for (due = now_ns();; n++) {
@@ -289,6 +299,8 @@ int main(void)
 		disk_finish();
 	if (options.pings)
 		net_finish();
+	if (options.visit)
+		visits_finish();
 	beat("END", n + 1);
 	power_off();
 }

@@ -239,6 +239,16 @@ uint64_t memory_verified(void)
 	return sum;
 }
 
+void memory_damaged(const char *format, ...)
+{
+	va_list list;
+
+	corrupt++;
+	va_start(list, format);
+	vcomplain(format, list);
+	va_end(list);
+}
+
 uint64_t memory_corrupt(void)
 {
 	return corrupt;
