@@ -1,291 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * remote_call.c - see remote_call.h.
- *
- * The main thread is stopped by PTRACE_INTERRUPT wherever it is, made to execute one `syscall` instruction of its own
- * text by a single step, and put back exactly as it was. Three things make that safe:
- *   - orig_rax = -1 while the step is made, so that the kernel does not take the interrupted call's restart for ours;
- *     with the registers put back it restarts that call as if nothing had been;
- *   - every signal but SIGTRAP is blocked for the step, so that none is delivered, or lost, in between;
- *   - shadow stacks (CET) are not touched: nothing returns anywhere.
- * All of it is one thread's work, as ptrace(2) knows threads, not processes; and that thread ends with it, so that the
- * kernel lets go of a main thread that did not stop in time.
- */
+/* remote_call.c - see remote_call.h. */
 #include <dirent.h>
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
+#include <linux/userfaultfd.h>
 #include <stdbool.h>
-#include <stdint.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ptrace.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/user.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "clock.h"
 #include "remote_call.h"
-#include "thread.h"
+#include "remote_thread.h"
 
-#define STOP_MS 2000u
-#define STEPS 64	/* at most: a step may have to begin again where the thread was on its way out of the kernel */
-#define SYSCALL_BYTES 2
-#define MODE_64_BIT 0x33	/* cs of a 64-bit task */
+#define UFFD_FLAGS (O_CLOEXEC | O_NONBLOCK)
 
-struct remote {
-	pid_t pid;
-	const struct gy_err *err;
-	uint64_t syscall_at;	/* a `syscall` instruction of its own */
-	struct user_regs_struct regs;
-	uint64_t mask;		/* of blocked signals */
-};
+/* ---- single calls ---- */
 
-/* ---- a syscall instruction ---- */
-
-/* 0 when [from, end) of the process has none. */
-static uint64_t find_in(int mem, uint64_t from, uint64_t end)
+static int64_t one_call(struct remote *remote, void *arg)
 {
-	uint8_t buf[65536];
-
-	while (from + SYSCALL_BYTES <= end) {
-		uint64_t want = end - from < sizeof(buf) ? end - from : sizeof(buf);
-		ssize_t n = pread(mem, buf, want, (off_t)from);
-
-		if (n < SYSCALL_BYTES)
-			return 0;
-		for (ssize_t i = 0; i + 1 < n; i++) {
-			if (buf[i] == 0x0f && buf[i + 1] == 0x05)
-				return from + (uint64_t)i;
-		}
-		/* One may lie across the edge. */
-		from += (uint64_t)n - 1;
-	}
-	return 0;
-}
-
-/* The C library's text has one, and so has the vDSO of most kernels. */
-static bool may_have_one(const char *line)
-{
-	return strstr(line, "[vdso]") || strstr(line, "/libc.so") || strstr(line, "/libc-") || strstr(line, "/ld-");
-}
-
-static int find_syscall(struct remote *remote)
-{
-	unsigned long from, end;
-	char path[64], line[512], mode[8];
-	FILE *maps;
-	int mem;
-
-	snprintf(path, sizeof(path), "/proc/%d/maps", remote->pid);
-	maps = fopen(path, "re");
-	snprintf(path, sizeof(path), "/proc/%d/mem", remote->pid);
-	mem = open(path, O_RDONLY | O_CLOEXEC);
-	while (maps && mem >= 0 && !remote->syscall_at && fgets(line, sizeof(line), maps)) {
-		if (sscanf(line, "%lx-%lx %7s", &from, &end, mode) == 3 && mode[2] == 'x' && may_have_one(line))
-			remote->syscall_at = find_in(mem, from, end);
-	}
-	if (maps)
-		fclose(maps);
-	if (mem >= 0)
-		close(mem);
-	if (remote->syscall_at)
-		return 0;
-	return gy_err_set(remote->err, -ENOSYS, "cannot find a syscall instruction in process %d, or may not read it",
-			  remote->pid);
-}
-
-/* ---- the stop ---- */
-
-static int gone(const struct remote *remote)
-{
-	return gy_err_set(remote->err, -ESRCH, "process %d has ended", remote->pid);
-}
-
-/* Waits for the next stop. Its status, or -errno. */
-static int next_stop(const struct remote *remote)
-{
-	uint64_t deadline = deadline_after_ms(STOP_MS);
-
-	for (;;) {
-		int status;
-		pid_t got = waitpid(remote->pid, &status, __WALL | WNOHANG);
-
-		if (got == remote->pid)
-			return WIFSTOPPED(status) ? status : gone(remote);
-		if (got < 0 && errno != EINTR)
-			return gone(remote);
-		if (now_ns() > deadline)
-			return gy_err_set(remote->err, -ETIMEDOUT, "the main thread of process %d did not stop in %u s",
-					  remote->pid, STOP_MS / 1000);
-		usleep(20);
-	}
-}
-
-static int get_regs(const struct remote *remote, struct user_regs_struct *regs)
-{
-	struct iovec io = { .iov_base = regs, .iov_len = sizeof(*regs) };
-
-	return ptrace(PTRACE_GETREGSET, remote->pid, NT_PRSTATUS, &io) ? -errno : 0;
-}
-
-static int set_regs(const struct remote *remote, struct user_regs_struct *regs)
-{
-	struct iovec io = { .iov_base = regs, .iov_len = sizeof(*regs) };
-
-	return ptrace(PTRACE_SETREGSET, remote->pid, NT_PRSTATUS, &io) ? -errno : 0;
-}
-
-static int set_mask(const struct remote *remote, uint64_t mask)
-{
-	return ptrace(PTRACE_SETSIGMASK, remote->pid, sizeof(mask), &mask) ? -errno : 0;
-}
-
-static int seize(const struct remote *remote)
-{
-	int ret;
-
-	if (!ptrace(PTRACE_SEIZE, remote->pid, NULL, NULL))
-		return 0;
-	ret = -errno;
-	if (ret == -ESRCH)
-		return gone(remote);
-	return gy_err_set(remote->err, ret == -EPERM ? -EBUSY : ret,
-			  "may not trace process %d (%s): a debugger has it, or this user may not (CAP_SYS_PTRACE, "
-			  "kernel.yama.ptrace_scope)", remote->pid, strerror(-ret));
-}
-
-/*
- * Stops the main thread where no signal is half delivered: it stopped for our INTERRUPT and nothing else. A signal
- * that was on its way is let through first.
- */
-static int stop(struct remote *remote)
-{
-	int ret = seize(remote);
-
-	if (ret)
-		return ret;
-	if (ptrace(PTRACE_INTERRUPT, remote->pid, NULL, NULL))
-		return gone(remote);
-	for (;;) {
-		int status = next_stop(remote);
-
-		if (status < 0)
-			return status;
-		if (status >> 16 == PTRACE_EVENT_STOP)
-			break;
-		if (ptrace(PTRACE_CONT, remote->pid, NULL, WSTOPSIG(status)))
-			return gone(remote);
-	}
-	ret = get_regs(remote, &remote->regs);
-	if (!ret && ptrace(PTRACE_GETSIGMASK, remote->pid, sizeof(remote->mask), &remote->mask))
-		ret = -errno;
-	if (ret)
-		return gy_err_set(remote->err, ret, "cannot read the registers of process %d: %s", remote->pid,
-				  strerror(-ret));
-	if (remote->regs.cs != MODE_64_BIT)
-		return gy_err_set(remote->err, -ENOTSUP, "process %d is not a 64-bit one", remote->pid);
-	return 0;
-}
-
-/* ---- the call ---- */
-
-static int step_over(const struct remote *remote, struct user_regs_struct *regs)
-{
-	for (int i = 0; i < STEPS; i++) {
-		int status, ret;
-
-		if (ptrace(PTRACE_SINGLESTEP, remote->pid, NULL, NULL))
-			return -errno;
-		status = next_stop(remote);
-		if (status < 0)
-			return status;
-		ret = get_regs(remote, regs);
-		if (ret || regs->rip == remote->syscall_at + SYSCALL_BYTES)
-			return ret;
-		/* Somebody else's stop, a SIGSTOP of the group say: ours is still to be made. */
-		if (regs->rip != remote->syscall_at)
-			break;
-	}
-	return -EIO;
-}
-
-/* The call's result in *result. 0 or -errno: it was not made, or nobody knows. The thread is as it was. */
-static int call(struct remote *remote, const uint64_t args[4], int64_t *result)
-{
-	struct user_regs_struct regs = remote->regs;
-	int ret, back;
-
-	regs.rip = remote->syscall_at;
-	regs.rax = args[0];
-	regs.orig_rax = (uint64_t)-1;
-	regs.rdi = args[1];
-	regs.rsi = args[2];
-	regs.rdx = args[3];
-	ret = set_mask(remote, ~(1ull << (SIGTRAP - 1)));
-	if (!ret)
-		ret = set_regs(remote, &regs);
-	if (!ret)
-		ret = step_over(remote, &regs);
-	*result = (int64_t)regs.rax;
-	back = set_regs(remote, &remote->regs);
-	if (!back)
-		back = set_mask(remote, remote->mask);
-	return ret ? ret : back;
-}
-
-static int64_t trace(pid_t pid, const uint64_t args[4], const struct gy_err *err)
-{
-	struct remote remote = { .pid = pid, .err = err };
-	int64_t result = -EIO;
-	int ret = find_syscall(&remote);
-
-	if (ret)
-		return ret;
-	ret = stop(&remote);
-	if (!ret) {
-		ret = call(&remote, args, &result);
-		if (ret)
-			gy_err_set(err, ret, "a call inside process %d failed: %s", pid, strerror(-ret));
-	}
-	/* Where seizing failed there is nothing to let go of. */
-	ptrace(PTRACE_DETACH, pid, NULL, NULL);
-	return ret ? ret : result;
-}
-
-struct order {
-	pid_t pid;
-	const uint64_t *args;
-	const struct gy_err *err;
-	int64_t result;
-};
-
-static void *tracer(void *arg)
-{
-	struct order *order = arg;
-
-	order->result = trace(order->pid, order->args, order->err);
-	return NULL;
+	return remote_syscall(remote, arg);
 }
 
 /* One system call of process @pid: its result (>= 0, or -errno of its own), or -errno with the words in @err. */
-static int64_t remote_call(pid_t pid, const uint64_t args[4], const struct gy_err *err)
+static int64_t remote_call(pid_t pid, uint64_t args[5], const struct gy_err *err)
 {
-	struct order order = { .pid = pid, .args = args, .err = err };
-	pthread_t thread;
-	int ret = thread_start(&thread, "gy-tracer", tracer, &order);
-
-	if (ret)
-		return gy_err_set(err, ret, "cannot start a thread: %s", strerror(-ret));
-	pthread_join(thread, NULL);
-	return order.result;
+	return remote_stopped(pid, one_call, args, err);
 }
-
-/* ---- what it is for ---- */
 
 int remote_take(pid_t pid, int remote_fd)
 {
@@ -300,15 +45,192 @@ int remote_take(pid_t pid, int remote_fd)
 	return ret;
 }
 
-int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err)
+void remote_close(pid_t pid, int fd)
 {
-	const uint64_t args[4] = { SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK };
-	int64_t made = remote_call(pid, args, err);
+	uint64_t args[5] = { SYS_close, (uint64_t)fd };
+
+	remote_call(pid, args, NULL);
+}
+
+/* ---- a userfaultfd by /dev/userfaultfd, for a process that may not have one by itself ---- */
+
+/* In that process, while it is stopped. */
+struct parcel {
+	int pair[2];
+	int filler;
+	char byte;
+	struct msghdr msg;
+	struct iovec io;
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+};
+
+static int peek(const struct remote *remote, uint64_t at, void *to, size_t len)
+{
+	const struct iovec here = { to, len }, there = { (void *)(uintptr_t)at, len };
+
+	return process_vm_readv(remote->pid, &here, 1, &there, 1, 0) == (ssize_t)len ? 0 : -EFAULT;
+}
+
+static int poke(const struct remote *remote, uint64_t at, const void *from, size_t len)
+{
+	const struct iovec here = { (void *)(uintptr_t)from, len }, there = { (void *)(uintptr_t)at, len };
+
+	return process_vm_writev(remote->pid, &here, 1, &there, 1, 0) == (ssize_t)len ? 0 : -EFAULT;
+}
+
+static void attach_descriptor(struct parcel *parcel, int fd)
+{
+	parcel->io = (struct iovec){ &parcel->byte, 1 };
+	parcel->msg = (struct msghdr){
+		.msg_iov = &parcel->io,
+		.msg_iovlen = 1,
+		.msg_control = parcel->control.bytes,
+		.msg_controllen = sizeof(parcel->control.bytes),
+	};
+	parcel->control.head = (struct cmsghdr){
+		.cmsg_len = CMSG_LEN(sizeof(int)),
+		.cmsg_level = SOL_SOCKET,
+		.cmsg_type = SCM_RIGHTS,
+	};
+	memcpy(CMSG_DATA(&parcel->control.head), &fd, sizeof(fd));
+}
+
+/* Sends @device into the socket pair of which the process has @end. */
+static int post(const struct remote *remote, int end, int device)
+{
+	int ours = remote_take(remote->pid, end), ret;
+	struct parcel parcel = { 0 };
+
+	if (ours < 0)
+		return ours;
+	attach_descriptor(&parcel, device);
+	ret = sendmsg(ours, &parcel.msg, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ? 0 : -errno;
+	close(ours);
+	return ret;
+}
+
+/* The process takes what was posted. Its descriptor, or -errno. */
+static int64_t receive(struct remote *remote, uint64_t at, int end)
+{
+	struct parcel parcel = { 0 };
+	const uint64_t args[5] = { SYS_recvmsg, (uint64_t)end, at + offsetof(struct parcel, msg),
+				   MSG_DONTWAIT | MSG_CMSG_CLOEXEC };
+	int64_t ret;
 	int fd;
 
-	if (made == -EPERM)
-		return gy_err_set(err, -EPERM, "process %d may not have a userfaultfd: run it as root, or sysctl "
-				  "vm.unprivileged_userfaultfd=1", pid);
+	parcel.io = (struct iovec){ (void *)(uintptr_t)(at + offsetof(struct parcel, byte)), 1 };
+	parcel.msg = (struct msghdr){
+		.msg_iov = (void *)(uintptr_t)(at + offsetof(struct parcel, io)),
+		.msg_iovlen = 1,
+		.msg_control = (void *)(uintptr_t)(at + offsetof(struct parcel, control)),
+		.msg_controllen = sizeof(parcel.control.bytes),
+	};
+	ret = poke(remote, at, &parcel, sizeof(parcel));
+	if (!ret)
+		ret = remote_syscall(remote, args);
+	if (ret >= 0)
+		ret = peek(remote, at, &parcel, sizeof(parcel));
+	if (ret < 0)
+		return ret;
+	if (parcel.control.head.cmsg_len != CMSG_LEN(sizeof(int)))
+		return -EMFILE;
+	memcpy(&fd, CMSG_DATA(&parcel.control.head), sizeof(fd));
+	return fd;
+}
+
+static void close_there(struct remote *remote, int64_t fd)
+{
+	const uint64_t args[5] = { SYS_close, (uint64_t)fd };
+
+	remote_syscall(remote, args);
+}
+
+/* A copy of @device in the process. Its descriptor there, or -errno. */
+static int64_t hand_over(struct remote *remote, int device)
+{
+	uint64_t at = remote_scratch(remote, sizeof(struct parcel));
+	const uint64_t args[5] = { SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0,
+				   at + offsetof(struct parcel, pair) };
+	int64_t ret = remote_syscall(remote, args);
+	int pair[2];
+
+	if (!ret)
+		ret = peek(remote, at + offsetof(struct parcel, pair), pair, sizeof(pair));
+	if (ret)
+		return ret;
+	ret = post(remote, pair[0], device);
+	if (!ret)
+		ret = receive(remote, at, pair[1]);
+	close_there(remote, pair[0]);
+	close_there(remote, pair[1]);
+	return ret;
+}
+
+static int64_t make_by_device(struct remote *remote, void *arg)
+{
+	uint64_t args[5] = { SYS_ioctl, 0, USERFAULTFD_IOC_NEW, UFFD_FLAGS };
+	int64_t there = hand_over(remote, *(const int *)arg), made;
+
+	if (there < 0)
+		return gy_err_set(remote->err, (int)there, "cannot hand /dev/userfaultfd to process %d: %s", remote->pid,
+				  strerror((int)-there));
+	args[1] = (uint64_t)there;
+	made = remote_syscall(remote, args);
+	close_there(remote, there);
+	if (made < 0)
+		return gy_err_set(remote->err, (int)made, "process %d cannot make a userfaultfd of /dev/userfaultfd: %s",
+				  remote->pid, strerror((int)-made));
+	return made;
+}
+
+/* ---- a userfaultfd ---- */
+
+/* Whether a filter says what the process may call, and perhaps kills it for what it does not know. */
+static bool is_filtered(pid_t pid)
+{
+	char path[64], line[256];
+	int mode = 0;
+	FILE *status;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	status = fopen(path, "re");
+	while (status && fgets(line, sizeof(line), status) && sscanf(line, "Seccomp: %d", &mode) != 1)
+		;
+	if (status)
+		fclose(status);
+	return mode != 0;
+}
+
+/*
+ * The system call is what a process with privilege may make. Without, or where a filter might not know that call, we
+ * open the device and the process makes a userfaultfd of it: no more than an ioctl.
+ */
+static int64_t make_userfaultfd(pid_t pid, const struct gy_err *err)
+{
+	uint64_t args[5] = { SYS_userfaultfd, UFFD_FLAGS };
+	int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	int64_t made = -EPERM;
+
+	if (device < 0 || !is_filtered(pid))
+		made = remote_call(pid, args, err);
+	if (made == -EPERM && device >= 0)
+		made = remote_stopped(pid, make_by_device, &device, err);
+	else if (made == -EPERM)
+		gy_err_set(err, -EPERM, "process %d may not have a userfaultfd, and there is no /dev/userfaultfd here to make "
+			   "one by (Linux 6.1 has): run it as root, or sysctl vm.unprivileged_userfaultfd=1", pid);
+	if (device >= 0)
+		close(device);
+	return made;
+}
+
+int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err)
+{
+	int64_t made = make_userfaultfd(pid, err);
+	int fd;
+
 	if (made < 0)
 		return (int)made;
 	fd = remote_take(pid, (int)made);
@@ -319,6 +241,8 @@ int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err)
 	*remote_fd = (int)made;
 	return fd;
 }
+
+/* ---- one that is there already ---- */
 
 /* 0: descriptor @name of the process is no userfaultfd. */
 static uint64_t features_of(pid_t pid, const char *name)
@@ -355,11 +279,4 @@ int remote_find_userfaultfd(pid_t pid, uint64_t features, int from)
 	}
 	closedir(folder);
 	return found;
-}
-
-void remote_close(pid_t pid, int fd)
-{
-	const uint64_t args[4] = { SYS_close, (uint64_t)fd };
-
-	remote_call(pid, args, NULL);
 }

@@ -3,7 +3,7 @@
  * remote_call.h - single system calls made inside another process, stock QEMU, which knows nothing of it.
  *
  * Only the process's main thread stops, for a fraction of a millisecond. Needs CAP_SYS_PTRACE over it and no other
- * tracer. x86-64 only.
+ * tracer. x86-64 only. The process may be of any user, without privilege, and under a filter of system calls.
  */
 #ifndef GY_REMOTE_CALL_H
 #define GY_REMOTE_CALL_H
@@ -15,7 +15,7 @@
 
 /*
  * A userfaultfd of the address space of process @pid; it has a copy of it open as *remote_fd. -errno: EPERM where it
- * may not have one (an unprivileged process), EBUSY where a debugger has the process.
+ * may not make one and there is no /dev/userfaultfd here that this process may open, EBUSY where a debugger has it.
  */
 int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err);
 
