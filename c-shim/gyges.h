@@ -99,17 +99,26 @@ GY_EXPORT int gy_ram_attach(uint32_t pid, uint64_t bytes, struct gy_ram **out);
 GY_EXPORT int gy_ram_attach_piece(struct gy_ram *ram, const char *path, uint64_t file_offset, uint64_t address,
 				  uint64_t bytes, char *err, uint32_t err_bytes);
 
+/*
+ * Whether faults of the process of gy_ram_attach() can be caught here: makes all that it needs, and ends it. Errors: as
+ * gy_sink_create() has them of userfaultfd.
+ */
+GY_EXPORT int gy_ram_try_faults(struct gy_ram *ram, char *err, uint32_t err_bytes);
+
 /* ---- other processes: QEMU ---------------------------------------------------------------------- */
 
 struct gy_process;
 
+#define GY_PROCESS_LISTEN_FD 4
+
 /*
  * Starts a program that does not depend on this process: no child of ours, in a session of its own, with its output
  * appended to @log (mode 0600) and nothing to read. @argv: NUL-terminated arguments, one after the other, the program
- * (sought in PATH) first; @argv_bytes of them. Errors: those of execvp(3) and open(2), E2BIG.
+ * (sought in PATH) first; @argv_bytes of them. Unless @socket_path is empty the program finds a unix socket that listens
+ * there, in place of what was there, as descriptor GY_PROCESS_LISTEN_FD. Errors: those of execvp(3), open(2) and bind(2), E2BIG.
  */
-GY_EXPORT int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, struct gy_process **out,
-			       char *err, uint32_t err_bytes);
+GY_EXPORT int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, const char *socket_path,
+			       struct gy_process **out, char *err, uint32_t err_bytes);
 /* A process that runs already. -ESRCH. */
 GY_EXPORT int gy_process_open(uint32_t pid, struct gy_process **out);
 GY_EXPORT uint32_t gy_process_pid(const struct gy_process *process);
@@ -122,6 +131,13 @@ GY_EXPORT int64_t gy_process_read(struct gy_process *process, const char *name, 
 GY_EXPORT void gy_process_destroy(struct gy_process *process);
 /* The process that listens on unix socket @path. Connects for it. -ENOENT, -ECONNREFUSED, -EACCES. */
 GY_EXPORT int gy_unix_listener_pid(const char *path);
+/*
+ * Connects to unix socket @path, sends that connection with @words, a whole command, to process @pid, a QEMU, by the one
+ * connection that this process has to a socket of its, the monitor, and closes its own copy. Nothing else may write there
+ * at the same time. Errors: ENOTCONN there is no such connection, or are several; EAGAIN; those of connect(2).
+ */
+GY_EXPORT int gy_monitor_send_connection(uint32_t pid, const char *words, const char *path, char *err,
+					 uint32_t err_bytes);
 
 struct gy_tool;
 

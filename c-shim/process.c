@@ -35,7 +35,21 @@ struct program {
 	char *const *argv;
 	int log_fd;
 	int report_fd;
+	struct sockaddr_un listen_at;	/* no family: nowhere */
 };
+
+/* As descriptor @fd: it is this process that listens, whatever program and user it becomes. */
+static int listen_as(int fd, const struct sockaddr_un *address)
+{
+	int made = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	/* A program before this one may have left it. */
+	unlink(address->sun_path);
+	if (made < 0 || bind(made, (const struct sockaddr *)address, sizeof(*address)) || listen(made, 1))
+		return -errno;
+	/* What dup2() leaves open of it is closed before exec. */
+	return dup2(made, fd) < 0 ? -errno : 0;
+}
 
 /* In the new process. */
 static void become(void *arg)
@@ -54,8 +68,10 @@ static void become(void *arg)
 	/* Nothing of ours is left open in it, but the report, which goes with exec. */
 	if (program->report_fd != 3)
 		dup3(program->report_fd, 3, O_CLOEXEC);
-	close_range(4, UINT_MAX, 0);
-	if (write(3, &report, sizeof(report)) != sizeof(report))
+	if (program->listen_at.sun_family)
+		report.error = -listen_as(GY_PROCESS_LISTEN_FD, &program->listen_at);
+	close_range(program->listen_at.sun_family ? GY_PROCESS_LISTEN_FD + 1 : GY_PROCESS_LISTEN_FD, UINT_MAX, 0);
+	if (write(3, &report, sizeof(report)) != sizeof(report) || report.error)
 		_exit(127);
 	execvp(program->argv[0], program->argv);
 	report.error = errno;
@@ -78,9 +94,8 @@ static int read_report(int fd, pid_t *pid)
 }
 
 /* It is no child of ours, so that a tracer's waits are its own. */
-static int start(char *const argv[], int log_fd, pid_t *pid)
+static int start(struct program program, pid_t *pid)
 {
-	struct program program = { .argv = argv, .log_fd = log_fd };
 	int pipe_fd[2], ret;
 
 	if (pipe2(pipe_fd, O_CLOEXEC))
@@ -94,11 +109,21 @@ static int start(char *const argv[], int log_fd, pid_t *pid)
 	return ret;
 }
 
-int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, struct gy_process **out, char *err,
-		     uint32_t err_bytes)
+static int set_address(struct sockaddr_un *address, const char *path)
+{
+	if (strlen(path) >= sizeof(address->sun_path))
+		return -ENAMETOOLONG;
+	address->sun_family = AF_UNIX;
+	strcpy(address->sun_path, path);
+	return 0;
+}
+
+int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, const char *socket_path,
+		     struct gy_process **out, char *err, uint32_t err_bytes)
 {
 	struct gy_err words = { err, err_bytes };
 	char **list = gy_argv_split(argv, argv_bytes);
+	struct program program = { .argv = list };
 	int log_fd, ret;
 	pid_t pid = 0;
 
@@ -110,7 +135,10 @@ int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, str
 		free(list);
 		return ret;
 	}
-	ret = start(list, log_fd, &pid);
+	program.log_fd = log_fd;
+	ret = *socket_path ? set_address(&program.listen_at, socket_path) : 0;
+	if (!ret)
+		ret = start(program, &pid);
 	if (ret)
 		gy_err_set(&words, ret, "cannot start %s: %s", list[0], strerror(-ret));
 	close(log_fd);
@@ -205,14 +233,13 @@ void gy_process_destroy(struct gy_process *process)
 
 int gy_unix_listener_pid(const char *path)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct sockaddr_un address = { 0 };
 	struct ucred peer;
 	socklen_t size = sizeof(peer);
-	int fd, ret;
+	int fd, ret = set_address(&address, path);
 
-	if (strlen(path) >= sizeof(address.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(address.sun_path, path, strlen(path));
+	if (ret)
+		return ret;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;

@@ -219,8 +219,8 @@ static int64_t make_userfaultfd(pid_t pid, const struct gy_err *err)
 	if (made == -EPERM && device >= 0)
 		made = remote_stopped(pid, make_by_device, &device, err);
 	else if (made == -EPERM)
-		gy_err_set(err, -EPERM, "process %d may not have a userfaultfd, and there is no /dev/userfaultfd here to make "
-			   "one by (Linux 6.1 has): run it as root, or sysctl vm.unprivileged_userfaultfd=1", pid);
+		gy_err_set(err, -EPERM, "process %d has no privilege and may not make a userfaultfd, and there is no "
+			   "/dev/userfaultfd to make it by", pid);
 	if (device >= 0)
 		close(device);
 	return made;

@@ -90,6 +90,18 @@ int uffd_open(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t e
 	return ret;
 }
 
+int gy_ram_try_faults(struct gy_ram *ram, char *err, uint32_t err_bytes)
+{
+	struct uffd uffd;
+	int ret = uffd_open(&uffd, ram, err, err_bytes);
+
+	if (ret)
+		return ret;
+	ret = uffd_unregister(&uffd);
+	uffd_close(&uffd);
+	return ret;
+}
+
 /* Of several it is the one that has the pieces: to register them again changes nothing, and no other may. */
 int uffd_take_over(struct uffd *uffd, const struct gy_ram *ram, char *err, uint32_t err_bytes)
 {

@@ -137,7 +137,9 @@ export function pagerOption(description: Message) {
 export function qemuCommand() {
   return multiple(
     argument(string({ metavar: "QEMU_ARG" }), {
-      description: prose`After "--": the QEMU program and its arguments, as for a guest that stays where it is.`,
+      description:
+        prose`After "--": the QEMU program and its arguments, as for a guest that stays where it is. What starts it by
+        exec, such as setpriv, may stand before it.`,
     }),
   );
 }

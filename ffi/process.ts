@@ -7,6 +7,9 @@ import { ERRNO, unwrap } from "./native_error.ts";
 const MAX_FILE_BYTES = 4 << 20;
 const SLICE_MS = 500;
 
+/** Descriptor of the socket that a process was started with. */
+export const LISTEN_FD = 4;
+
 export class NativeProcess extends Handle implements Disposable {
   readonly pid: number;
   #waiting = 0;
@@ -17,17 +20,24 @@ export class NativeProcess extends Handle implements Disposable {
     this.pid = shim().gy_process_pid(pointer);
   }
 
-  /** Starts `argv` in a session of its own, its output appended to file `log`. Throws NativeError: ENOENT, EACCES. */
-  static async start(argv: readonly string[], log: string): Promise<NativeProcess> {
+  /**
+   * Starts `argv` in a session of its own, its output appended to file `log`; as LISTEN_FD it has a unix socket that
+   * listens at `socketPath`. Throws NativeError: ENOENT, EACCES, EADDRINUSE.
+   */
+  static async start(
+    argv: readonly string[],
+    { log, socketPath }: { log: string; socketPath: string },
+  ): Promise<NativeProcess> {
     const text = cString(argv.join("\0"));
     const out = new OutPointer();
     const err = new OutText();
-    const path = cString(log);
+    const [path, listenAt] = [cString(log), cString(socketPath)];
     const op = `start ${argv[0]}`;
     const result = await shim().gy_process_start(
       text,
       BigInt(text.length),
       path,
+      listenAt,
       out.cell,
       err.bytes,
       err.bytes.length,
@@ -47,6 +57,17 @@ export class NativeProcess extends Handle implements Disposable {
   /** The one that listens on a unix socket. Throws NativeError: ENOENT, ECONNREFUSED, EACCES. */
   static listeningOn(path: string): NativeProcess {
     return NativeProcess.open(unwrap(`find who listens on ${path}`, shim().gy_unix_listener_pid(cString(path))));
+  }
+
+  /**
+   * Sends `words`, a whole command, by this process's one connection to its monitor, and with them a connection to the
+   * unix socket `path`, whoever listens there. Throws NativeError: ENOTCONN, EAGAIN, ENOENT, ECONNREFUSED.
+   */
+  sendConnection(words: string, path: string): void {
+    const err = new OutText();
+    const op = `hand process ${this.pid} a connection`;
+    const [text, to] = [cString(words), cString(path)];
+    unwrap(op, shim().gy_monitor_send_connection(this.pid, text, to, err.bytes, err.bytes.length), err.text);
   }
 
   /** Whether it has ended, once it has or `timeoutMs` is up. */

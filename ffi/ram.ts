@@ -71,6 +71,12 @@ export class Ram extends Handle implements Disposable {
     unwrap(op, result, err.text);
   }
 
+  /** Throws NativeError where faults in the RAM of attach() cannot be caught: EPERM, EBUSY (a debugger has the process). */
+  async tryFaults(): Promise<void> {
+    const err = new OutText();
+    unwrap("catch faults", await shim().gy_ram_try_faults(this.pointer, err.bytes, err.bytes.length), err.text);
+  }
+
   get pages(): number {
     return this.bytes / PAGE_BYTES;
   }

@@ -16,10 +16,11 @@ export const SYMBOLS = {
   gy_ram_attach: { parameters: ["u32", "u64", OUT], result: "i32" },
   // ram, path, file_offset, address, bytes, err, err_bytes
   gy_ram_attach_piece: { parameters: ["pointer", "buffer", "u64", "u64", "u64", "buffer", "u32"], result: "i32" },
+  gy_ram_try_faults: { parameters: ["pointer", "buffer", "u32"], result: "i32", nonblocking: true },
 
-  // other processes: argv, argv_bytes, log, out, err, err_bytes
+  // other processes: argv, argv_bytes, log, socket_path, out, err, err_bytes
   gy_process_start: {
-    parameters: ["buffer", "u64", "buffer", OUT, "buffer", "u32"],
+    parameters: ["buffer", "u64", "buffer", "buffer", OUT, "buffer", "u32"],
     result: "i32",
     nonblocking: true,
   },
@@ -30,6 +31,8 @@ export const SYMBOLS = {
   gy_process_read: { parameters: ["pointer", "buffer", "buffer", "u64"], result: "i64" },
   gy_process_destroy: { parameters: ["pointer"], result: "void" },
   gy_unix_listener_pid: { parameters: ["buffer"], result: "i32" },
+  // pid, words, path, err, err_bytes
+  gy_monitor_send_connection: { parameters: ["u32", "buffer", "buffer", "buffer", "u32"], result: "i32" },
   // argv, argv_bytes, log, out, err, err_bytes
   gy_tool_start: { parameters: ["buffer", "u64", "buffer", OUT, "buffer", "u32"], result: "i32" },
   gy_tool_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },

@@ -15,13 +15,14 @@ import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import { machineFacts, statusOf } from "../qemu/facts.ts";
 import { type Backend, backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
-import { OwnMigration } from "../qemu/own_migration.ts";
+import { OwnMigration, whyOutOfReach } from "../qemu/own_migration.ts";
 import { QmpClient, QmpCommandError, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
 import {
   awaitState,
   blockersOf,
   type Capabilities,
   giveState,
+  openStream,
   resetCapabilities,
   setCapabilities,
   takeState,
@@ -77,6 +78,8 @@ export class QemuMachine implements Machine {
   #wake = Promise.withResolvers<void>();
   /** As they were before prepareSave(). */
   #capabilities: Capabilities | null = null;
+  /** What its state will go through. */
+  #state: Deno.UnixConn | null = null;
   #tracker: WriteTracker | null = null;
   /** At the source, while we stop and continue the guest; at the destination, until it has one. */
   #guard: Guard | null = null;
@@ -111,7 +114,8 @@ export class QemuMachine implements Machine {
       const machine = new QemuMachine(options, await look(options));
       if (options.waiting) {
         machine.#guard = Guard.toKill(options.process.pid);
-        if (!machine.own) await awaitState(options.qmp, machine.#stream.socketPath);
+        if (machine.pager === "user") await tryFaults(machine.ram);
+        if (!machine.own) machine.#state = await awaitState(options.qmp, machine.#stream);
       }
       return machine;
     } catch (error) {
@@ -215,32 +219,48 @@ export class QemuMachine implements Machine {
 
   async prepareSave(): Promise<void> {
     this.#standGuard();
-    if (!this.own) this.#capabilities ??= await setCapabilities(this.#qmp);
+    if (this.own) return;
+    this.#capabilities ??= await setCapabilities(this.#qmp);
+    this.#state ??= await openStream(this.#qmp, this.#stream);
   }
 
   async undoSave(): Promise<void> {
     await this.own?.undo();
     const before = this.#capabilities;
     this.#capabilities = null;
+    this.#closeStream();
     this.#dismissGuard();
     if (before) await resetCapabilities(this.#qmp, before);
   }
 
   save(): Promise<Uint8Array<ArrayBuffer>> {
-    return takeState(this.#qmp, { ...this.#stream, maxBytes: this.maxStateBytes });
+    return takeState(this.#qmp, { stream: this.#takeStream(), timeoutMs: STATE_MS, maxBytes: this.maxStateBytes });
   }
 
   async restore(state: Uint8Array<ArrayBuffer>): Promise<void> {
     this.#restored = true;
     // QEMU loads by itself what it is sent by the other, which from some moment on cannot run its guest again.
     if (this.own) return this.#dismissGuard();
-    await giveState(this.#qmp, state, this.#stream);
+    await giveState(this.#qmp, state, { stream: this.#takeStream(), timeoutMs: STATE_MS });
     const { status } = await statusOf(this.#qmp);
     if (status !== "paused") throw new PreflightError(`QEMU has loaded its guest and is "${status}"`, RUN_LACK);
   }
 
   get #stream() {
-    return { socketPath: `${this.#folder}/state.sock`, timeoutMs: STATE_MS };
+    return { process: this.#process, socketPath: `${this.#folder}/state.sock` };
+  }
+
+  /** It carries one state. */
+  #takeStream(): Deno.UnixConn {
+    const stream = this.#state;
+    this.#state = null;
+    if (!stream) throw new Error(`Nothing was opened for the state of process ${this.pid}`);
+    return stream;
+  }
+
+  #closeStream(): void {
+    this.#state?.[Symbol.dispose]();
+    this.#state = null;
   }
 
   async dirtyStart(): Promise<void> {
@@ -341,6 +361,7 @@ export class QemuMachine implements Machine {
     this.#over = true;
     await this.dirtyStop();
     if (this.#waiting) await this.#quit();
+    this.#closeStream();
     this.#dismissGuard();
     this.#listening[Symbol.dispose]();
     this.#qmp[Symbol.dispose]();
@@ -419,6 +440,13 @@ async function look(options: QemuMachineOptions): Promise<Found> {
   const backends = await backendsOf(qmp);
   const machine = await machineBytes(qmp);
   const found = options.native || whyNotShared(backends, machine) !== null ? null : mapRam(backends, process);
+  const outOfReach = found ? null : whyOutOfReach(process);
+  if (outOfReach !== null) {
+    throw new PreflightError(`The native pager cannot move this guest: ${outOfReach}`, {
+      check: "qemu",
+      remedy: "have its RAM in shared files, which Gyges moves by itself, or run QEMU as root",
+    });
+  }
   const { running, vcpus, machineType } = await machineFacts(qmp);
   const ram = found && attach(process, found);
   try {
@@ -448,6 +476,23 @@ function attach(process: NativeProcess, { pieces, backends }: GuestRam): Ram {
     throw new PreflightError(`${cause.message} (${size} in ${pieces.length} files)`, {
       check: "guest-ram",
       remedy: "run gyges as root",
+      cause,
+    });
+  }
+}
+
+/** Rather now than when a source has come. */
+async function tryFaults(ram: Ram): Promise<void> {
+  try {
+    await ram.tryFaults();
+  } catch (cause) {
+    if (!(cause instanceof NativeError)) throw cause;
+    throw new PreflightError(cause.message, {
+      check: "userfaultfd",
+      remedy: cause.code === "EBUSY"
+        ? "end the debugger, and run gyges as root"
+        : "use a kernel that has /dev/userfaultfd (Linux 6.1), or run: sysctl -w vm.unprivileged_userfaultfd=1, or " +
+          "start QEMU as root",
       cause,
     });
   }

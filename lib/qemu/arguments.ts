@@ -4,8 +4,8 @@ import { UsageError } from "../errors.ts";
 export interface LaunchOptions {
   /** Where RAM files go: QEMU makes one without a name for each memory backend. null: RAM stays as it is. */
   ramFolder: string | null;
-  /** Socket of a monitor for Gyges alone. */
-  qmpPath: string;
+  /** Descriptor of a listening socket, for a monitor for Gyges alone. */
+  monitorFd: number;
   /** Waits for a guest instead of booting one. */
   incoming: boolean;
 }
@@ -13,6 +13,10 @@ export interface LaunchOptions {
 /** Id of the backend that is added to a machine that names none. */
 export const BACKEND_ID = "gyges-ram";
 const DEFAULT_RAM = "128M";
+/** Arguments that make the monitor, told apart by its id. */
+export const MONITOR_ID = "gyges-monitor";
+/** Other words before a command's program are of whatever starts it: setpriv, numactl. */
+const PROGRAM = /(^|\/)qemu-(system-\w+|kvm)$/;
 
 /** Options that change who the process is, or what it is for, under Gyges's hands. */
 const REFUSED: Readonly<Record<string, string>> = {
@@ -37,6 +41,12 @@ interface Option {
   value: string;
 }
 
+/** A command line as what starts QEMU and its program, and QEMU's arguments. Pure. */
+export function splitCommand(command: readonly string[]): { start: string[]; args: string[] } {
+  const end = Math.max(0, command.findIndex((word) => PROGRAM.test(word))) + 1;
+  return { start: command.slice(0, end), args: command.slice(end) };
+}
+
 /**
  * `args` (without the program) with shared RAM files, a monitor and, for a destination, -incoming. Pure. Throws
  * UsageError for what cannot work.
@@ -44,9 +54,10 @@ interface Option {
 export function launchArguments(args: readonly string[], options: LaunchOptions): string[] {
   const list = args.map((arg) => arg.startsWith("--") ? arg.slice(1) : arg);
   refuse(list);
-  const { ramFolder, qmpPath, incoming } = options;
+  const { ramFolder, monitorFd, incoming } = options;
   const out = ramFolder === null ? list : sharedRam(list, ramFolder);
-  out.push("-qmp", `unix:${escaped(qmpPath)},server=on,wait=off`);
+  out.push("-chardev", `socket,id=${MONITOR_ID},fd=${monitorFd},server=on,wait=off`);
+  out.push("-mon", `chardev=${MONITOR_ID},mode=control`);
   if (incoming) out.push("-incoming", "defer", "-S");
   return out;
 }

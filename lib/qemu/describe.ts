@@ -6,6 +6,7 @@ import { machineFacts } from "./facts.ts";
 import { backendsOf, machineBytes, mapRam, whyNotShared } from "./guest_ram.ts";
 import type { RunningQemu } from "./launch.ts";
 import { type QmpClient, QmpCommandError, versionText } from "./qmp.ts";
+import { whyOutOfReach } from "./own_migration.ts";
 import { blockersOf } from "./state_stream.ts";
 
 const blockSchema = v.array(v.object({
@@ -42,6 +43,7 @@ export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescr
   const backends = await backendsOf(qmp);
   const notShared = whyNotShared(backends, ramBytes);
   const files = notShared === null ? mapRam(backends, process).files : null;
+  const outOfReach = files ? null : whyOutOfReach(process);
   return {
     pid: process.pid,
     command: process.read("cmdline").split("\0").filter((word) => word !== ""),
@@ -54,7 +56,7 @@ export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescr
     disks: await disksOf(qmp),
     pager: files ? pagerOfFiles(files) : "native",
     pager_reason: notShared,
-    blockers: await blockersOf(qmp),
+    blockers: [...await blockersOf(qmp), ...outOfReach === null ? [] : [outOfReach]],
   };
 }
 

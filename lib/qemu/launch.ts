@@ -1,14 +1,15 @@
 /** Starts QEMU processes that Gyges has a monitor of, and finds the one behind a monitor that is there already. */
 import { NativeError } from "../../ffi/native_error.ts";
-import { NativeProcess } from "../../ffi/process.ts";
+import { LISTEN_FD, NativeProcess } from "../../ffi/process.ts";
 import { monitorPathIn } from "../control/runtime_dir.ts";
 import { PreflightError } from "../errors.ts";
-import { launchArguments } from "./arguments.ts";
+import { launchArguments, splitCommand } from "./arguments.ts";
 import { QmpClient, QmpLostError } from "./qmp.ts";
 
 /** From QEMU's start to its monitor's answer; it may have to allocate all of a guest's RAM. */
 const START_MS = 60_000;
-const POLL_MS = 10;
+/** For a process to end whose monitor has gone. */
+const END_MS = 1_000;
 /** Of its log, where it does not come up. */
 const LAST_LINES = 5;
 
@@ -18,7 +19,7 @@ export interface RunningQemu {
 }
 
 export interface LaunchQemuOptions {
-  /** The program, then its arguments as its user has them. */
+  /** The program, or what starts it as by exec, then its arguments as its user has them. */
   command: readonly string[];
   /** Private: for the monitor's socket and the log. */
   folder: string;
@@ -29,13 +30,15 @@ export interface LaunchQemuOptions {
 
 /** Throws UsageError for arguments that cannot work, PreflightError where QEMU does not come up. */
 export async function launchQemu({ command, folder, ramFolder, incoming }: LaunchQemuOptions): Promise<RunningQemu> {
-  const [program = "qemu-system-x86_64", ...args] = command;
-  const qmpPath = monitorPathIn(folder);
+  const { start, args } = splitCommand(command);
+  const socketPath = monitorPathIn(folder);
   const log = `${folder}/qemu.log`;
-  const argv = [program, ...launchArguments(args, { ramFolder, qmpPath, incoming })];
-  const process = await startProcess(argv, log);
+  const argv = [...start, ...launchArguments(args, { ramFolder, monitorFd: LISTEN_FD, incoming })];
+  const process = await startProcess(argv, { log, socketPath });
   try {
-    return { process, qmp: await monitorOf(process, qmpPath, log) };
+    const qmp = await monitorOf(process, socketPath, log);
+    if (start.length > 1) await refuseParent(start[0] ?? "", { process, qmp });
+    return { process, qmp };
   } catch (error) {
     process.kill();
     process[Symbol.dispose]();
@@ -43,9 +46,9 @@ export async function launchQemu({ command, folder, ramFolder, incoming }: Launc
   }
 }
 
-async function startProcess(argv: readonly string[], log: string): Promise<NativeProcess> {
+async function startProcess(argv: readonly string[], files: { log: string; socketPath: string }) {
   try {
-    return await NativeProcess.start(argv, log);
+    return await NativeProcess.start(argv, files);
   } catch (cause) {
     if (!(cause instanceof NativeError)) throw cause;
     throw new PreflightError(cause.message, {
@@ -56,18 +59,27 @@ async function startProcess(argv: readonly string[], log: string): Promise<Nativ
   }
 }
 
+/** The socket has listened since before it was QEMU's. */
 async function monitorOf(process: NativeProcess, path: string, log: string): Promise<QmpClient> {
-  const deadline = performance.now() + START_MS;
-  for (;;) {
-    try {
-      // It is ours alone: one that says nothing is slow, not taken.
-      return await QmpClient.connect(path, START_MS);
-    } catch (error) {
-      if (await process.ended(POLL_MS)) throw didNotStart("it ended", log);
-      if (!(error instanceof QmpLostError && error.notListening)) throw error;
-    }
-    if (performance.now() > deadline) throw didNotStart(`it had no monitor after ${START_MS / 1000} s`, log);
+  try {
+    // It is ours alone: one that says nothing is slow, not taken.
+    return await QmpClient.connect(path, START_MS);
+  } catch (error) {
+    if (!(error instanceof QmpLostError)) throw error;
+    if (await process.ended(END_MS)) throw didNotStart("it ended", log);
+    throw didNotStart(`it had no monitor after ${START_MS / 1000} s`, log);
   }
+}
+
+/** Throws PreflightError where `starter` has not become QEMU but has it as a child, whose memory is not its own. */
+async function refuseParent(starter: string, { process, qmp }: RunningQemu): Promise<void> {
+  if (process.read("cmdline").split("\0")[0] !== starter) return;
+  await qmp.call("quit").catch(() => {});
+  qmp[Symbol.dispose]();
+  throw new PreflightError(`Cannot use ${starter} to start QEMU as it is process ${process.pid} and QEMU its child`, {
+    check: "qemu",
+    remedy: "use what becomes QEMU itself: setpriv --reuid USER --regid GROUP --init-groups, or QEMU's own -runas",
+  });
 }
 
 function didNotStart(what: string, log: string): PreflightError {

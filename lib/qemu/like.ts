@@ -1,6 +1,7 @@
 /** The command line of a QEMU that is to be like one that `gyges describe --json` has looked at. */
 import * as v from "valibot";
 import { UsageError } from "../errors.ts";
+import { MONITOR_ID } from "./arguments.ts";
 
 const MACHINE = v.object({ type: v.literal("machine"), command: v.pipe(v.array(v.string()), v.minLength(1)) });
 
@@ -19,7 +20,7 @@ export function commandLike(description: string, from: string): string[] {
   const command = [program];
   for (let i = 0; i < args.length; i++) {
     const arg = args[i] ?? "";
-    if (OWN.includes(arg)) i++;
+    if (OWN.includes(arg) || isOurMonitor(args[i + 1] ?? "")) i++;
     else if (!OWN_WORDS.includes(arg)) command.push(arg);
   }
   const handed = command.find((arg) => HANDED.test(arg));
@@ -28,6 +29,10 @@ export function commandLike(description: string, from: string): string[] {
     `Cannot start a QEMU like the one in ${from}: "${handed}" names a descriptor that whoever started it handed over, as ` +
       "libvirt does. Give its arguments after --, with the file or device itself in that place",
   );
+}
+
+function isOurMonitor(value: string): boolean {
+  return /^(socket,id|chardev)=([\w-]+),/.exec(value)?.[2] === MONITOR_ID;
 }
 
 function parse(description: string, from: string): string[] {

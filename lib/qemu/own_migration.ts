@@ -3,6 +3,7 @@
  * Both ends go through a unix socket that carries its connections to the other host.
  */
 import * as v from "valibot";
+import type { NativeProcess } from "../../ffi/process.ts";
 import { pause } from "../migration/timing.ts";
 import type { Mode } from "../options.ts";
 import { MachineStateError } from "./errors.ts";
@@ -79,6 +80,15 @@ export interface PrecopyEnd {
   rounds: number;
   /** All has been sent, and the guest is stopped: there is nothing to be had post-copy. */
   whole: boolean;
+}
+
+/** Why the QEMU that `process` is cannot go through our sockets, in words; null: it can. */
+export function whyOutOfReach(process: NativeProcess): string | null {
+  const [, effective] = /^Uid:\s+\d+\s+(\d+)/m.exec(process.read("status")) ?? [];
+  const user = Number(effective);
+  if (user === 0 || user === Deno.uid()) return null;
+  return `QEMU's own migration would go through sockets of user ${Deno.uid()}, and process ${process.pid} runs as user ` +
+    `${user}`;
 }
 
 export class OwnMigration {

@@ -143,22 +143,32 @@ export class QmpClient implements Disposable {
 
   /** The answer to a command. Throws QmpCommandError where QEMU refuses, QmpLostError where it does not answer. */
   call(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs = ANSWER_MS): Promise<unknown> {
-    return this.#execute({ execute: command, ...(args ? { arguments: args } : {}) }, command, timeoutMs);
+    return this.#execute({ execute: command, ...(args ? { arguments: args } : {}) }, command, { timeoutMs });
+  }
+
+  /** The same for a command that takes a descriptor: `send` sends the line it is given, with that. */
+  callBy(send: (line: string) => void, command: string, args: Readonly<Record<string, unknown>>): Promise<unknown> {
+    return this.#execute({ execute: command, arguments: args }, command, { timeoutMs: ANSWER_MS, send });
   }
 
   /** The same for one of the few commands that QEMU takes also while its main thread waits for a page of its guest. */
   callNow(command: string, args: Readonly<Record<string, unknown>>): Promise<unknown> {
     const verb = this.#outOfBand ? "exec-oob" : "execute";
-    return this.#execute({ [verb]: command, arguments: args }, command, ANSWER_MS);
+    return this.#execute({ [verb]: command, arguments: args }, command, { timeoutMs: ANSWER_MS });
   }
 
-  async #execute(message: Record<string, unknown>, command: string, timeoutMs: number): Promise<unknown> {
+  async #execute(
+    message: Record<string, unknown>,
+    command: string,
+    { timeoutMs, send }: { timeoutMs: number; send?: (line: string) => void },
+  ): Promise<unknown> {
     if (this.#lost) throw this.#lost;
     const id = this.#nextId++;
     const answer = Promise.withResolvers<unknown>();
     this.#pending.set(id, { command, ...answer });
     try {
-      await this.#send({ ...message, id });
+      const line = `${JSON.stringify({ ...message, id })}\n`;
+      await (send ? this.#sendBy(send, line) : this.#send(line));
       return await within(timeoutMs, answer.promise, () =>
         new QmpLostError(
           `QEMU has not answered "${command}" on ${this.path} within ${timeoutMs / 1000} s: it hangs, or waits for a ` +
@@ -197,8 +207,8 @@ export class QmpClient implements Disposable {
   }
 
   /** One command is written whole before the next. */
-  async #send(message: unknown): Promise<void> {
-    const bytes = new TextEncoder().encode(`${JSON.stringify(message)}\n`);
+  async #send(line: string): Promise<void> {
+    const bytes = new TextEncoder().encode(line);
     const before = this.#writing;
     const written = (async () => {
       await before;
@@ -209,6 +219,13 @@ export class QmpClient implements Disposable {
       this.#lose(wordsOf(error));
       throw this.#lost ?? error;
     });
+  }
+
+  /** Throws what `send` throws, which then has sent nothing. */
+  async #sendBy(send: (line: string) => void, line: string): Promise<void> {
+    const sent = this.#writing.then(() => send(line));
+    this.#writing = sent.catch(() => {});
+    await sent;
   }
 
   async #read(): Promise<void> {

@@ -1,5 +1,9 @@
-/** QEMU's own migration stream, without RAM: taken from the source's QEMU, given to the destination's, by unix socket. */
+/**
+ * QEMU's own migration stream, without RAM: taken from the source's QEMU, given to the destination's, by a connection that
+ * QEMU is handed: whoever it runs as, wherever its root is, it need not reach a socket of ours.
+ */
 import * as v from "valibot";
+import type { NativeProcess } from "../../ffi/process.ts";
 import { MachineStateError } from "./errors.ts";
 import type { QmpClient } from "./qmp.ts";
 
@@ -14,9 +18,25 @@ const capabilitiesSchema = v.array(v.object({ capability: v.string(), state: v.b
 /** What the stream needs: no RAM of shared files in it, and disks that stay the source's until the guest runs. */
 const CAPABILITIES = ["x-ignore-shared", "late-block-activate"] as const;
 
+/** QEMU's word for the connection that it is handed. */
+const CONNECTION = "gyges-state";
+
 export interface StreamOptions {
+  process: NativeProcess;
   /** Path for a unix socket that nobody else can reach. */
   socketPath: string;
+}
+
+export interface TakeStateOptions {
+  /** Of openStream(); used up. */
+  stream: Deno.UnixConn;
+  timeoutMs: number;
+  maxBytes: number;
+}
+
+export interface GiveStateOptions {
+  /** Of awaitState(); used up. */
+  stream: Deno.UnixConn;
   timeoutMs: number;
 }
 
@@ -50,54 +70,61 @@ export async function resetCapabilities(qmp: QmpClient, capabilities: Capabiliti
   await qmp.call("migrate-set-capabilities", { capabilities });
 }
 
-/** The state of the stopped guest, after setCapabilities(). Throws MachineStateError, QmpLostError. */
-export async function takeState(
-  qmp: QmpClient,
-  { socketPath, timeoutMs, maxBytes }: StreamOptions & { maxBytes: number },
-): Promise<Uint8Array<ArrayBuffer>> {
+/** Our end of a connection that QEMU has the other of. Throws QmpLostError, NativeError. */
+export async function openStream(qmp: QmpClient, { process, socketPath }: StreamOptions): Promise<Deno.UnixConn> {
   try {
     using listener = Deno.listen({ transport: "unix", path: socketPath });
-    const [state] = await Promise.all([
-      readAll(listener, maxBytes, timeoutMs),
-      qmp.call("migrate", { uri: `unix:${socketPath}` }),
-    ]);
-    await untilCompleted(qmp, timeoutMs);
-    return state;
+    await qmp.callBy((line) => process.sendConnection(line, socketPath), "getfd", { fdname: CONNECTION });
+    return await listener.accept();
   } finally {
     removeSocket(socketPath);
   }
 }
 
-/** A QEMU that was started with -incoming defer listens for a state at `socketPath` from here on. */
-export async function awaitState(qmp: QmpClient, socketPath: string): Promise<void> {
-  await setCapabilities(qmp);
-  await qmp.call("migrate-incoming", { uri: `unix:${socketPath}` });
+/** The state of the stopped guest, after setCapabilities(). Throws MachineStateError, QmpLostError. */
+export async function takeState(qmp: QmpClient, options: TakeStateOptions): Promise<Uint8Array<ArrayBuffer>> {
+  const { timeoutMs, maxBytes } = options;
+  using stream = options.stream;
+  const [state] = await Promise.all([
+    readAll(stream, maxBytes, timeoutMs),
+    qmp.call("migrate", { uri: `fd:${CONNECTION}` }),
+  ]);
+  await untilCompleted(qmp, timeoutMs);
+  return state;
 }
 
-/** Loads `state` after awaitState(). */
+/** A QEMU that was started with -incoming defer waits for a state from here on, which goes into the result. */
+export async function awaitState(qmp: QmpClient, options: StreamOptions): Promise<Deno.UnixConn> {
+  await setCapabilities(qmp);
+  const stream = await openStream(qmp, options);
+  try {
+    await qmp.call("migrate-incoming", { uri: `fd:${CONNECTION}` });
+    return stream;
+  } catch (error) {
+    stream.close();
+    throw error;
+  }
+}
+
+/** Loads `state` after awaitState(). Throws MachineStateError, QmpLostError. */
 export async function giveState(
   qmp: QmpClient,
   state: Uint8Array<ArrayBuffer>,
-  { socketPath, timeoutMs }: StreamOptions,
+  options: GiveStateOptions,
 ): Promise<void> {
-  try {
-    using connection = await Deno.connect({ transport: "unix", path: socketPath });
-    for (let at = 0; at < state.length;) at += await connection.write(state.subarray(at));
-    connection.closeWrite();
-    await untilCompleted(qmp, timeoutMs);
-  } finally {
-    removeSocket(socketPath);
-  }
+  using stream = options.stream;
+  for (let at = 0; at < state.length;) at += await stream.write(state.subarray(at));
+  stream.closeWrite();
+  await untilCompleted(qmp, options.timeoutMs);
 }
 
-async function readAll(listener: Deno.UnixListener, maxBytes: number, timeoutMs: number) {
-  const timer = setTimeout(() => listener.close(), timeoutMs);
+async function readAll(stream: Deno.UnixConn, maxBytes: number, timeoutMs: number) {
+  const timer = setTimeout(() => stream.close(), timeoutMs);
   try {
-    using connection = await listener.accept();
     const parts: Uint8Array[] = [];
     let length = 0;
     const buffer = new Uint8Array(1 << 20);
-    for (let n = await connection.read(buffer); n !== null; n = await connection.read(buffer)) {
+    for (let n = await stream.read(buffer); n !== null; n = await stream.read(buffer)) {
       length += n;
       if (length > maxBytes) {
         throw new MachineStateError(

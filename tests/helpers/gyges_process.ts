@@ -22,6 +22,8 @@ export interface Ended {
 export interface StartOptions {
   /** On top of this process's own environment. */
   env?: Record<string, string>;
+  /** What starts it, as by exec. @default nothing */
+  under?: readonly string[];
 }
 
 /** A child process, of this machine or of an emulated one. */
@@ -65,10 +67,11 @@ export class GygesProcess implements AsyncDisposable {
   }
 
   /** Starts the file `path` on this machine. */
-  static spawn(path: string, line: readonly string[], { env }: StartOptions = {}): GygesProcess {
+  static spawn(path: string, line: readonly string[], { env, under = [] }: StartOptions = {}): GygesProcess {
     const { args, words } = jsonCommand(line);
+    const [program = path, ...rest] = [...under, path, ...args];
     const streams = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
-    return new GygesProcess(words, new Deno.Command(path, { args, ...streams, ...(env && { env }) }).spawn());
+    return new GygesProcess(words, new Deno.Command(program, { args: rest, ...streams, ...(env && { env }) }).spawn());
   }
 
   /** Throws if it is not on this machine. */

@@ -33,7 +33,7 @@ export class Host implements AsyncDisposable {
   /** Starts `gyges ...args --json`. */
   start(args: readonly string[], options: StartOptions = {}): GygesProcess {
     const env = { ...options.env, GYGES_RUNTIME_DIR: this.runtimeDir };
-    const process = GygesProcess.spawn(this.#path, args, { env });
+    const process = GygesProcess.spawn(this.#path, args, { ...options, env });
     this.#processes.push(process);
     return process;
   }

@@ -45,14 +45,14 @@ function halfWay(pair: QemuPair) {
 }
 
 for (
-  const [what, args, when] of [
-    ["full, just after the commit point", ["--mode", "full"], () => justCommitted],
-    ["full, half way", ["--mode", "full"], halfWay],
-    ["hybrid, just after the commit point", ["--precopy-timeout", "500ms"], () => justCommitted],
+  const [what, args, when, shape] of [
+    ["full, just after the commit point", ["--mode", "full"], () => justCommitted, SHAPE],
+    ["full, half way, a QEMU without privilege", ["--mode", "full"], halfWay, { ...SHAPE, asNobody: "changes" }],
+    ["hybrid, just after the commit point", ["--precopy-timeout", "500ms"], () => justCommitted, SHAPE],
   ] as const
 ) {
   Deno.test(`gyges attach goes on with a guest whose gyges was killed: ${what}`, async () => {
-    await using pair = await QemuPair.open(SHAPE);
+    await using pair = await QemuPair.open(shape);
     const { home, to, migrate } = await orphan(pair, args, when(pair));
     await migrate.reached("paused");
     // The guest waits, and is not given up.
@@ -73,7 +73,7 @@ for (
 
 Deno.test("gyges attach goes on with a guest whose source had given the link up, and told so", async () => {
   await using pair = await QemuPair.open(SHAPE);
-  const home = await pair.start([], { GYGES_RECONNECT_S: "2" });
+  const home = await pair.start([], { env: { GYGES_RECONNECT_S: "2" } });
   const { to, migrate } = await orphan(pair, ["--mode", "full"], justCommitted, home);
   await migrate.endedWith(11);
   const { message } = await migrate.waitFor("error");

@@ -63,8 +63,8 @@ Deno.test("describe: a migration blocker is named in QEMU's own words, with exit
   assert.match(blocked.stdout, /IN THE WAY +.*ivshmem/);
 });
 
-Deno.test("describe: what it writes is enough for a destination", async () => {
-  await using pair = await QemuPair.open({ workingSet: "32M", withDisk: true, qemu: "10.0" });
+Deno.test("describe: what it writes of a QEMU without privilege is enough for a destination", async () => {
+  await using pair = await QemuPair.open({ workingSet: "32M", withDisk: true, qemu: "10.0", asNobody: "changes" });
   const home = await pair.start();
   home.process.signal("SIGKILL");
   await home.process.ended();

@@ -18,15 +18,20 @@ const TWO_NODES = [
 ];
 const SANDBOX = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"];
 const SHAPES: [about: string, shape: Shape][] = [
-  ["QEMU 7.2, pc, 1 vCPU, some writes, two NUMA nodes, one preallocated, in a sandbox, disk and network", {
-    qemu: "7.2",
-    machine: "pc",
-    rate: 8000,
-    withDisk: true,
-    withNetwork: true,
-    extra: [...TWO_NODES, ...SANDBOX],
-  }],
-  ["QEMU 10.0, q35, 2 vCPUs, all the writes it can, 4 GiB around the PCI hole, disk and network", {
+  [
+    "QEMU 7.2 without privilege, pc, 1 vCPU, some writes, two NUMA nodes, one preallocated, in a sandbox, disk and network",
+    {
+      asNobody: "started",
+      qemu: "7.2",
+      machine: "pc",
+      rate: 8000,
+      withDisk: true,
+      withNetwork: true,
+      extra: [...TWO_NODES, ...SANDBOX],
+    },
+  ],
+  ["QEMU 10.0 without privilege, q35, 2 vCPUs, all the writes it can, 4 GiB around the PCI hole, disk and network", {
+    asNobody: "changes",
     qemu: "10.0",
     machine: "q35",
     memory: "4G",

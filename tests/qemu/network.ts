@@ -52,6 +52,8 @@ export class Network implements AsyncDisposable {
   port(name: string): string {
     const path = join(this.#folder, `${name}.port`);
     const listener = Deno.listen({ transport: "unix", path });
+    // For a QEMU of any user.
+    Deno.chmodSync(path, 0o666);
     const port: Port = { listener, heard: { qemu: 0, guest: 0 }, connection: null, first: null, last: null };
     this.#ports.set(name, port);
     this.#serving.push(this.#serve(port));

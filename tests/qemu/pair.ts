@@ -1,9 +1,10 @@
 /** Two ends of a move on one machine: guests of stock QEMU in the built gyges, and all that they started, ended. */
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import { LISTEN_FD } from "../../ffi/process.ts";
 import type { Summary } from "../../lib/events.ts";
 import { QmpClient } from "../../lib/qemu/qmp.ts";
-import type { GygesProcess } from "../helpers/gyges_process.ts";
+import type { GygesProcess, StartOptions } from "../helpers/gyges_process.ts";
 import { Host, pause, until } from "../helpers/host.ts";
 import { Proxy } from "../helpers/proxy.ts";
 import { qemuBinary, type QemuVersion } from "./binaries.ts";
@@ -12,6 +13,8 @@ import { consoleArguments, linuxGuest, type LinuxGuestOptions, PINGS_AT_ONCE } f
 import { Network } from "./network.ts";
 
 const DISK_BYTES = 64 << 20;
+const NOBODY = 65534;
+const AS_NOBODY = ["setpriv", "--reuid", `${NOBODY}`, "--regid", `${NOBODY}`, "--clear-groups", "--no-new-privs"];
 
 export interface Shape extends LinuxGuestOptions {
   /** @default "7.2" */
@@ -22,6 +25,8 @@ export interface Shape extends LinuxGuestOptions {
   withNetwork?: boolean;
   /** More of QEMU's arguments. @default none */
   extra?: readonly string[];
+  /** QEMU has no privilege: it is started so, or gives it up once it has opened its files. @default it has */
+  asNobody?: "started" | "changes";
 }
 
 /** A guest that a `gyges run` or a finished `gyges prepare` holds. */
@@ -36,11 +41,10 @@ export interface Waiting extends Held {
   ticket: string;
 }
 
-export interface PrepareOptions {
+export interface PrepareOptions extends StartOptions {
   /** Another one than the source's. */
   disk?: string;
   args?: readonly string[];
-  env?: Record<string, string>;
 }
 
 export class QemuPair implements AsyncDisposable {
@@ -60,10 +64,12 @@ export class QemuPair implements AsyncDisposable {
 
   static async open(shape: Shape): Promise<QemuPair> {
     const folder = await Deno.makeTempDir({ prefix: "gyges-qemu-" });
+    if (shape.asNobody) await Deno.chown(folder, NOBODY, NOBODY);
     if (!shape.withDisk) return new QemuPair(await Host.open(), folder, shape);
     const disk = join(folder, "disk");
     await Deno.writeFile(disk, new Uint8Array());
     await Deno.truncate(disk, DISK_BYTES);
+    if (shape.asNobody) await Deno.chown(disk, NOBODY, NOBODY);
     return new QemuPair(await Host.open(), folder, { ...shape, disk });
   }
 
@@ -73,9 +79,9 @@ export class QemuPair implements AsyncDisposable {
   }
 
   /** Starts the guest by `gyges run` and waits until it works. */
-  async start(args: readonly string[] = [], env?: Record<string, string>): Promise<Held> {
+  async start(args: readonly string[] = [], options: StartOptions = {}): Promise<Held> {
     const { name, log, command } = await this.#new("guest");
-    const process = this.host.start(["run", name, ...args, "--", ...command], env ? { env } : {});
+    const process = this.host.start(["run", name, ...args, "--", ...command], options);
     this.#console = new GuestConsole(log);
     await process.waitFor("guest");
     await this.console.untilStarted();
@@ -84,33 +90,47 @@ export class QemuPair implements AsyncDisposable {
   }
 
   /** Starts a destination for it. */
-  async prepare({ args = [], env, disk }: PrepareOptions = {}): Promise<Waiting> {
+  async prepare(options: PrepareOptions = {}): Promise<Waiting> {
+    const waiting = await this.startPrepare(options);
+    const { ticket } = await waiting.process.waitFor("ticket");
+    return { ...waiting, ticket };
+  }
+
+  /** The same for one that need not come to a ticket. */
+  async startPrepare({ args = [], disk, ...options }: PrepareOptions = {}): Promise<Held> {
     const { name, log, command } = await this.#new("dest", disk ? { ...this.shape, disk } : this.shape);
-    const process = this.host.start(["prepare", name, ...args, "--", ...command], env ? { env } : {});
-    const { ticket } = await process.waitFor("ticket");
-    return { name, process, log, ticket };
+    const process = this.host.start(["prepare", name, ...args, "--", ...command], options);
+    return { name, process, log };
   }
 
   async #new(kind: string, { ...shape }: Shape = this.shape) {
     const name = `${kind}${++this.#names}`;
     if (shape.withNetwork) shape.network = this.#network.port(name);
     const log = join(this.folder, `${name}.console`);
-    const [{ program, args }, guest] = await Promise.all([
+    const [{ program, args, version }, guest] = await Promise.all([
       qemuBinary(shape.qemu ?? "7.2"),
       linuxGuest(shape),
     ]);
-    return {
-      name,
-      log,
-      command: [
-        program,
-        ...args,
-        ...guest.args,
-        ...shape.extra ?? [],
-        ...consoleArguments(log),
-        ...this.#monitor(name),
-      ],
-    };
+    const command = [program, ...args, ...guest.args, ...shape.extra ?? [], ...consoleArguments(log)];
+    command.push(...this.#monitor(name));
+    if (shape.asNobody === "changes") {
+      command.push(...version === "7.2" ? ["-runas", "nobody"] : ["-run-with", "user=nobody"]);
+    }
+    return { name, log, command: shape.asNobody === "started" ? await this.#startedAsNobody(command, log) : command };
+  }
+
+  /** By a user who can read and write what it needs. */
+  async #startedAsNobody(command: readonly string[], log: string): Promise<string[]> {
+    await Deno.writeFile(log, new Uint8Array());
+    await Deno.chown(log, NOBODY, NOBODY);
+    const readable = command.map(async (word, i) => {
+      if (!["-kernel", "-initrd"].includes(command[i - 1] ?? "")) return word;
+      const copy = join(this.folder, basename(word));
+      await Deno.copyFile(word, copy);
+      await Deno.chown(copy, NOBODY, NOBODY);
+      return copy;
+    });
+    return [...AS_NOBODY, ...await Promise.all(readable)];
   }
 
   /** Has the balloon of `name` leave the guest so many MiB, and waits until it has. */
@@ -178,14 +198,14 @@ export class QemuPair implements AsyncDisposable {
 
   /** The pid of the QEMU that `name` holds. */
   qemuOf(name: string): number {
-    const pid = this.#qemus().find(({ line }) => line.includes(`${this.host.runtimeDir}/${name}/`))?.pid;
+    const pid = this.#qemus().find((qemu) => qemu.name === name)?.pid;
     assert.ok(pid !== undefined, `no QEMU of "${name}" runs`);
     return pid;
   }
 
   /** Whether `name` has a QEMU. */
   hasQemu(name: string): boolean {
-    return this.#qemus().some(({ line }) => line.includes(`${this.host.runtimeDir}/${name}/`));
+    return this.#qemus().some((qemu) => qemu.name === name);
   }
 
   /** Command lines of all that runs for either end: each has the ends' runtime directory in its environment. */
@@ -203,18 +223,18 @@ export class QemuPair implements AsyncDisposable {
     });
   }
 
-  #qemus(): { pid: number; line: string }[] {
-    return [...Deno.readDirSync("/proc")].flatMap(({ name }) => {
-      if (!/^\d+$/.test(name)) return [];
-      try {
-        const line = Deno.readTextFileSync(`/proc/${name}/cmdline`);
-        const ours = line.includes(this.host.runtimeDir) && /^[^\0]*qemu-system-x86_64\0/.test(line);
-        return ours ? [{ pid: Number(name), line }] : [];
-      } catch (error) {
-        // It ended in between.
-        if (error instanceof Error) return [];
-        throw error;
-      }
+  /** Those that listen on a monitor in the runtime directory, by the name that it is of. */
+  #qemus(): { pid: number; name: string }[] {
+    const names = new Map<string, string>();
+    for (const line of Deno.readTextFileSync("/proc/net/unix").split("\n")) {
+      const [inode = "", path = ""] = line.split(/\s+/).slice(6);
+      const [, name] = path.startsWith(this.host.runtimeDir) ? /([^/]+)\/qmp\.sock$/.exec(path) ?? [] : [];
+      if (name !== undefined) names.set(`socket:[${inode}]`, name);
+    }
+    return [...Deno.readDirSync("/proc")].flatMap(({ name: pid }) => {
+      if (!/^\d+$/.test(pid)) return [];
+      const name = names.get(linkOf(`/proc/${pid}/fd/${LISTEN_FD}`) ?? "");
+      return name === undefined ? [] : [{ pid: Number(pid), name }];
     });
   }
 
@@ -226,6 +246,16 @@ export class QemuPair implements AsyncDisposable {
     await this.#network[Symbol.asyncDispose]();
     await this.host[Symbol.asyncDispose]();
     await Deno.remove(this.folder, { recursive: true });
+  }
+}
+
+/** Null: it is none, or not any more. */
+function linkOf(path: string): string | null {
+  try {
+    return Deno.readLinkSync(path);
+  } catch (error) {
+    if (error instanceof Error) return null;
+    throw error;
   }
 }
 

@@ -1,10 +1,13 @@
 /** QEMU's command line as Gyges starts it. */
 import assert from "node:assert/strict";
 import { UsageError } from "../../lib/errors.ts";
-import { launchArguments, parseOptions } from "../../lib/qemu/arguments.ts";
+import { launchArguments, parseOptions, splitCommand } from "../../lib/qemu/arguments.ts";
 
-const OPTIONS = { ramFolder: "/dev/shm", qmpPath: "/run/gyges/vm1/qmp.sock", incoming: false };
-const QMP = ["-qmp", "unix:/run/gyges/vm1/qmp.sock,server=on,wait=off"];
+const OPTIONS = { ramFolder: "/dev/shm", monitorFd: 4, incoming: false };
+const QMP = [
+  ...["-chardev", "socket,id=gyges-monitor,fd=4,server=on,wait=off"],
+  ...["-mon", "chardev=gyges-monitor,mode=control"],
+];
 
 function launched(line: string, incoming = false): string[] {
   return launchArguments(line.split(" ").filter((arg) => arg !== ""), { ...OPTIONS, incoming });
@@ -82,6 +85,20 @@ Deno.test("launchArguments() refuses what cannot move, with what to do", () => {
     }, line);
   }
   assert.throws(() => launchArguments(["-object", "{memory"], OPTIONS), UsageError);
+});
+
+Deno.test("splitCommand() finds QEMU's own arguments behind whatever starts it", () => {
+  for (
+    const start of [
+      "qemu-system-x86_64",
+      "/opt/my-emulator",
+      "setpriv --reuid nobody --regid kvm --clear-groups /usr/bin/qemu-system-x86_64",
+      "ip netns exec qemu /usr/libexec/qemu-kvm",
+    ]
+  ) {
+    const args = ["-m", "1G", "-S"];
+    assert.deepEqual(splitCommand([...start.split(" "), ...args]), { start: start.split(" "), args });
+  }
 });
 
 Deno.test("parseOptions() knows QEMU's commas", () => {

@@ -10,7 +10,9 @@ function like(line: string): string {
 
 Deno.test("commandLike() keeps what makes the machine, and leaves out what was that process's own", () => {
   const machine = "qemu-system-x86_64 -m 4G -object memory-backend-file,id=ram0,size=4G,mem-path=/dev/shm,share=on";
-  const own = "-qmp unix:/run/a,server=on -S --incoming defer -daemonize -pidfile /run/a.pid -loadvm last --qmp stdio";
+  const own =
+    "-qmp unix:/run/a,server=on -S --incoming defer -daemonize -pidfile /run/a.pid -loadvm last --qmp stdio " +
+    "-chardev socket,id=gyges-monitor,fd=4,server=on,wait=off -mon chardev=gyges-monitor,mode=control";
   assert.equal(like(machine), machine);
   assert.equal(like(`${machine} ${own} -smp 2`), `${machine} -smp 2`);
 });
