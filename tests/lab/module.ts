@@ -8,6 +8,8 @@ import { kernelTree, type KernelVersion } from "./packages.ts";
 const KERNEL = fileURLToPath(new URL("../../kernel", import.meta.url));
 const UAPI = join(KERNEL, "include/uapi");
 const PROGRAMS = fileURLToPath(new URL("programs", import.meta.url));
+/** What the Linux guests run, which a program may share. */
+const GUEST = fileURLToPath(new URL("../qemu/programs", import.meta.url));
 /** What a developer's own `make` leaves beside them is none of the sources. */
 const SOURCES = /(?:^|\/)(?:Kbuild|Makefile|(?!.*\.mod\.c$)[^/]+\.[ch])$/;
 
@@ -52,18 +54,23 @@ export async function strictBuild(
 /** Of programs that cannot do without: a host's root is this machine's, so it has the same. */
 const LIBRARIES: Readonly<Record<string, readonly string[]>> = { stranger: ["-lrdmacm", "-libverbs"] };
 
+/** What a program shares with the guests, from GUEST. */
+const SHARED: Readonly<Record<string, readonly string[]>> = { mapper: ["guest_stamp.c"] };
+
 /**
  * The path of tests/lab/programs/NAME.c, compiled so that it needs nothing from the host that it runs in but LIBRARIES.
  * It may include <linux/gyges.h> of the module, and headers beside it.
  */
 export async function hostProgram(name: string): Promise<string> {
-  const headers = [...await sourcesIn(PROGRAMS), ...await sourcesIn(UAPI)].filter(({ path }) => path.endsWith(".h"));
-  const source = join(PROGRAMS, `${name}.c`);
-  const key = digestOf([{ path: name, data: await Deno.readFile(source) }, ...headers]);
+  const all = [...await sourcesIn(PROGRAMS), ...await sourcesIn(UAPI), ...await sourcesIn(GUEST)];
+  const shared = SHARED[name] ?? [];
+  const used = all.filter(({ path }) => path.endsWith(".h") || path === `${name}.c` || shared.includes(path));
+  const key = digestOf(used);
   const folder = await cached(`program-${name}-${key}`, async (into) => {
     await Deno.mkdir(into);
     const flags = ["-std=gnu11", "-pthread", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-isystem", UAPI];
-    await tool("cc", [...flags, "-o", join(into, name), source, ...LIBRARIES[name] ?? ["-static"]]);
+    const sources = [join(PROGRAMS, `${name}.c`), ...shared.map((file) => join(GUEST, file))];
+    await tool("cc", [...flags, "-I", GUEST, "-o", join(into, name), ...sources, ...LIBRARIES[name] ?? ["-static"]]);
   });
   return join(folder, name);
 }

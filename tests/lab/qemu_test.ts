@@ -15,8 +15,13 @@ import type { LabHost } from "./host.ts";
 import { type KernelVersion, type Lab, labTest } from "./lab.ts";
 
 const OPTIONS = { rdma: true, gyges: true, memory: "1500M" } as const;
-const GUEST = { memory: "160M", workingSet: "24M", rate: 1500 } as const;
+/** QEMU's own network has a neighbour that answers pings. */
+const GUEST = { memory: "160M", workingSet: "24M", rate: 1500, network: "user" } as const;
+/** What another process reads: soon done, so that there is something left for the rest of the test. */
+const MAPPED_PAGES = 1000;
 const LOG = "/tmp/guest.console";
+/** A host's one QEMU that gyges has started, for pgrep. */
+const QEMU = "[q]emu-system.*gyges-monitor";
 const PATIENCE_MS = 120_000;
 const MIRROR_MS = 250;
 /** As a shell tells of SIGKILL. */
@@ -109,11 +114,13 @@ async function withGuest(lab: Lab, options: LabStartOptions, body: (stage: Stage
   await body({ command, here, there, run, home, away, console });
 }
 
-/** The guest goes on where `to` mirrors it, and has found all of its memory right. */
+/** The guest goes on where `to` mirrors it, is answered there, and has found all of its memory right. */
 async function proveArrived(console: GuestConsole, from: Mirror, to: Mirror): Promise<void> {
   await from.once();
   console.moveTo(to.path);
+  const before = console.last?.net ?? 0;
   await console.untilAllChecked(PATIENCE_MS);
+  await console.untilBeat("pings are answered", ({ net }) => net > before + 10, PATIENCE_MS);
   console.failIfCorrupt();
 }
 
@@ -149,16 +156,19 @@ const SOON = { env: { GYGES_RECONNECT_S: "2" } };
 /** Later than all pages have come. */
 const LATE = { env: { GYGES_RECONNECT_S: "90" } };
 
-labTest("gyges dies at the destination, then at the source, and a guest moves all the same", {
+labTest("gyges dies at the destination, then at the source, and a guest moves all the same; others map its RAM", {
   kernel: "6.12",
   ...OPTIONS,
 }, async (lab) => {
   await withGuest(lab, LATE, async ({ command, here, there, run, home, away, console }) => {
     const [one, two] = [lab.host(1), lab.host(2)];
+    const mapper = await lab.program("mapper");
+    const stamps = await stampedPages(lab, one, mapper);
     const prepare = there.start(["prepare", "away", "--listen", `${two.address}:0`, "--", ...command]);
     const { ticket } = await prepare.waitFor("ticket");
     const migrate = here.start(["migrate", ticket, "--vm", "home", ...SLOW]);
     await Promise.all([migrate.reached("serving"), prepare.reached("running")]);
+    await proveMapped(two, mapper, stamps);
     prepare.signal("SIGKILL");
     await prepare.endedWith(KILLED);
     const orphan = await there.sample("away");
@@ -191,6 +201,25 @@ labTest("gyges dies at the destination, then at the source, and a guest moves al
   });
 });
 
+/** A file, for both hosts, of where the guest in `host` has stamped pages. */
+async function stampedPages(lab: Lab, host: LabHost, mapper: string): Promise<string> {
+  const list = await host.ask(`${mapper} list $(pgrep -f '${QEMU}')`, { timeoutMs: PATIENCE_MS });
+  await Deno.writeTextFile(join(lab.folder, "share", "stamps"), list);
+  return "/run/lab/share/stamps";
+}
+
+/** A process that maps the guest's RAM as well, and touches pages that are still to come, has them as the guest has. */
+async function proveMapped(host: LabHost, mapper: string, stamps: string): Promise<void> {
+  const command = `${mapper} read $(pgrep -f '${QEMU}') ${stamps} ${MAPPED_PAGES}`;
+  const words = await host.ask(command, { timeoutMs: PATIENCE_MS });
+  globalThis.console.log(`lab: mapped by another process: ${words.trim()}`);
+  const found = Object.fromEntries([...words.matchAll(/(\w+)=(\d+)/g)].map(([, key, value]) => [key, Number(value)]));
+  const { absent = 0, whole = 0, stale, zero, torn } = found;
+  assert.deepEqual([stale, zero, torn], [0, 0, 0], "what another process reads is not the guest's");
+  assert.ok(absent > 0, "every page had come before it was read");
+  assert.ok(whole > MAPPED_PAGES * 0.9, "the guest has its pages somewhere else by now");
+}
+
 /** Every page has come to the guest of `name`, which nobody of Gyges holds, and each once. */
 async function untilWhole(host: GygesHost, name: string, before: Sample): Promise<void> {
   let now = before;
@@ -199,9 +228,9 @@ async function untilWhole(host: GygesHost, name: string, before: Sample): Promis
   assert.equal(now.pulled_pages, before.pulled_pages + before.missing_pages);
 }
 
-/** Ends the QEMU that was started for `name`; nobody of Gyges would any more. */
+/** Ends the QEMU of a guest that nobody of Gyges holds. */
 async function endQemu(host: LabHost): Promise<void> {
-  await host.ask("pkill -KILL -f '[q]emu-system.*gyges-monitor'");
+  await host.ask(`pkill -KILL -f '${QEMU}'`);
 }
 
 function say(kernel: KernelVersion, summary: Summary): void {
