@@ -18,9 +18,9 @@ const PATIENCE_MS = 200_000;
 const LEAKING = 40;
 /** GYGES_INJECT_LEAK of kernel/gyges_internal.h: each import leaves a bitmap of its pages behind. */
 const LEAK = 16;
-/** A bitmap of 512 bytes, which a slab has; and of 32 KiB, which is whole pages. */
+/** A bitmap of 512 bytes, which a slab has; and of 64 KiB, which is whole pages. */
 const SMALL = 4096;
-const LARGE = 262_144;
+const LARGE = 524_288;
 
 /** What a kernel holds. */
 interface Count {
