@@ -128,6 +128,14 @@ static int64_t encode(struct pair *pair)
 	return gy_set_encode(pair->set, PAGES, pair->encoded, sizeof(pair->encoded));
 }
 
+/* As a full migration begins: no page has come. */
+static void arm_full(struct pair *pair)
+{
+	CHECK(gy_source_scan_present(pair->source, pair->set, PAGES / 64) > 0);
+	CHECK(gy_sink_discard(pair->sink, pair->encoded, (uint64_t)encode(pair)) > 0);
+	CHECK(gy_sink_arm(pair->sink) > 0);
+}
+
 static void wait_for(struct pair *pair, int event)
 {
 	int got = gy_sink_wait(pair->sink, 20000);
@@ -267,9 +275,7 @@ static void reconnect(void)
 	void *bad;
 
 	setup(&pair, 1, 50000000, 1);
-	CHECK(gy_source_scan_present(pair.source, pair.set, PAGES / 64) > 0);
-	CHECK(gy_sink_discard(pair.sink, pair.encoded, (uint64_t)encode(&pair)) > 0);
-	CHECK(gy_sink_arm(pair.sink) > 0);
+	arm_full(&pair);
 	CHECK(!thread_start(&guest, "guest", touch_at_random, &pair));
 	CHECK(!gy_sink_run(pair.sink));
 	for (int i = 0; i < 3; i++) {
@@ -304,9 +310,7 @@ static void given_back(void)
 	void *zero;
 
 	setup(&pair, 0, 0, 0);
-	CHECK(gy_source_scan_present(pair.source, pair.set, PAGES / 64) > 0);
-	CHECK(gy_sink_discard(pair.sink, pair.encoded, (uint64_t)encode(&pair)) > 0);
-	CHECK(gy_sink_arm(pair.sink) > 0);
+	arm_full(&pair);
 	CHECK(!gy_sink_run(pair.sink));
 	CHECK(page_is(pair.to->guest, 20, 1));
 	CHECK(!gy_ram_punch(pair.to, 20 * GY_PAGE_BYTES, GY_PAGE_BYTES));
