@@ -64,16 +64,13 @@ function growth(counts: readonly Count[], of: (count: Count) => number): number 
   return Math.min(...counts.slice(1).map((after, i) => of(after) - of(counts[i] ?? after)));
 }
 
-/**
- * What there is more of at each count, `times` loads after the one before: nearly an object a load, as others let go of
- * some meanwhile, or a page.
- */
+/** What there is more of at each count, `times` loads after the one before: nearly an object a load, or a page. */
 function leaks(counts: readonly Count[], times: number): string[] {
   const [first, last] = [counts[0], counts.at(-1)];
   assert.ok(first && last);
   const found = [...last.slabs.keys()].filter((name) => !OWN.test(name)).flatMap((name) => {
     const more = growth(counts, ({ slabs }) => slabs.get(name) ?? 0);
-    return more >= 0.7 * times ? [`${name}: ${more} objects more after each ${times} loads`] : [];
+    return more >= 0.9 * times ? [`${name}: ${more} objects more after each ${times} loads`] : [];
   });
   const less = growth(counts, ({ freeKib }) => -freeKib);
   if (less >= 4 * times) found.push(`${less} KiB less free memory after each ${times} loads`);
