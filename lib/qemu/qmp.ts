@@ -55,11 +55,6 @@ export class QmpCommandError extends GygesError {
 export class QmpLostError extends GygesError {
   override readonly name = "QmpLostError";
   readonly exitCode = EXIT.hostUnable;
-
-  /** Nothing listens at the path: a QEMU that starts makes its socket first and listens after. */
-  get notListening(): boolean {
-    return this.cause instanceof Deno.errors.NotFound || this.cause instanceof Deno.errors.ConnectionRefused;
-  }
 }
 
 export interface QmpEvent {

@@ -27,15 +27,8 @@ export interface StreamOptions {
   socketPath: string;
 }
 
-export interface TakeStateOptions {
-  /** Of openStream(); used up. */
-  stream: Deno.UnixConn;
-  timeoutMs: number;
-  maxBytes: number;
-}
-
-export interface GiveStateOptions {
-  /** Of awaitState(); used up. */
+export interface StateOptions {
+  /** Of openStream() or awaitState(); used up. */
   stream: Deno.UnixConn;
   timeoutMs: number;
 }
@@ -82,7 +75,10 @@ export async function openStream(qmp: QmpClient, { process, socketPath }: Stream
 }
 
 /** The state of the stopped guest, after setCapabilities(). Throws MachineStateError, QmpLostError. */
-export async function takeState(qmp: QmpClient, options: TakeStateOptions): Promise<Uint8Array<ArrayBuffer>> {
+export async function takeState(
+  qmp: QmpClient,
+  options: StateOptions & { maxBytes: number },
+): Promise<Uint8Array<ArrayBuffer>> {
   const { timeoutMs, maxBytes } = options;
   using stream = options.stream;
   const [state] = await Promise.all([
@@ -110,7 +106,7 @@ export async function awaitState(qmp: QmpClient, options: StreamOptions): Promis
 export async function giveState(
   qmp: QmpClient,
   state: Uint8Array<ArrayBuffer>,
-  options: GiveStateOptions,
+  options: StateOptions,
 ): Promise<void> {
   using stream = options.stream;
   for (let at = 0; at < state.length;) at += await stream.write(state.subarray(at));

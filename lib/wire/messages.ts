@@ -33,10 +33,10 @@
  * `not_run` takes the commit back: the guest has not run at the destination, and what could have run it has been ended
  * before this is said. Only then may a source that has said `run` run it again. It answers `failed`.
  *
- * The bytes of `state` are the machine's; all other payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a table of remote regions stands before: it
- * replaces the table that was sent before it, and is empty where that one still holds. Its bytes are an array of
- * struct gyges_region of kernel/include/uapi/linux/gyges.h, by first page, without overlap. A source that comes back
- * says in its hello where the destination can connect by RDMA now.
+ * The bytes of `state` are the machine's; all other payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a
+ * table of remote regions stands before a set: it replaces the table that was sent before it, and is empty where that one
+ * still holds. Its bytes are an array of struct gyges_region of kernel/include/uapi/linux/gyges.h, by first page, without
+ * overlap. A source that comes back says in its hello where the destination can connect by RDMA now.
  */
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";

@@ -67,12 +67,13 @@ export class QemuProcess implements AsyncDisposable {
   }
 }
 
-/** Null: QEMU does not listen yet. */
+/** Null: QEMU does not listen yet; it makes its socket first and listens after. */
 async function connected(socket: string): Promise<QmpClient | null> {
   try {
     return await QmpClient.connect(socket, START_MS);
   } catch (error) {
-    if (error instanceof QmpLostError && error.notListening) return null;
+    const cause = error instanceof QmpLostError ? error.cause : null;
+    if (cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.ConnectionRefused) return null;
     throw error;
   }
 }
