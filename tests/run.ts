@@ -4,19 +4,17 @@
  *     deno run -A tests/run.ts [PART...]
  *
  * A test that cannot run here is skipped, never passed, and says why: it prints a line `skip: NAME: REASON`, or adds it
- * to the file $GYGES_TEST_SKIPS. The reasons are counted before the closing line. Exit code 1 if anything failed, a runner crashed or hung, or a part that
- * has test files ran no test.
+ * to the file $GYGES_TEST_SKIPS. Before the closing line the reasons are counted, and what failed is told again. Exit
+ * code 1 if anything failed, a runner crashed or hung, or a part that has test files ran no test.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { EMULATED_COUNT, EMULATED_RUNS, emulatedArguments } from "./helpers/emulated.ts";
+import { type Counts, type Failure, type JunitReport, parseJunit } from "./helpers/junit.ts";
 
-interface Counts {
-  passed: number;
-  failed: number;
-  skipped: number;
-}
+/** What a part says of itself; not every one has words for what failed. */
+type Found = Counts & Partial<JunitReport>;
 
 interface Part {
   name: string;
@@ -24,13 +22,15 @@ interface Part {
   folder: string;
   files: RegExp;
   command: (report: string) => string[];
-  count: (stdout: string, report: string) => Counts | null;
+  count: (stdout: string, report: string) => Found | null;
   timeoutSeconds: number;
   /** Whether it is for this machine. @default always */
   here?: () => boolean;
 }
 
 const DRAIN_MS = 3000;
+/** Of a failure's message, at the end of the run. */
+const MESSAGE_LINES = 30;
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 function denoPart(name: string, timeoutSeconds: number, quiet = true): Part {
@@ -43,7 +43,7 @@ function denoPart(name: string, timeoutSeconds: number, quiet = true): Part {
       // Quiet hides what tests print, too.
       return [Deno.execPath(), "test", ...(quiet ? ["--quiet"] : []), "-A", `--junit-path=${report}`, folder];
     },
-    count: (_stdout, report) => countJunit(report),
+    count: (_stdout, report) => readJunit(report),
     timeoutSeconds,
   };
 }
@@ -93,33 +93,25 @@ const PARTS: Part[] = [
   denoPart("lab", 2700, false),
 ];
 
-/** Counts the cases of a JUnit file; text inside it is escaped, so a tag is a tag. Null if there is no such file. */
-function countJunit(path: string): Counts | null {
-  let xml: string;
+/** Reads a JUnit file. Null if there is no such file. */
+function readJunit(path: string): JunitReport | null {
   try {
-    xml = Deno.readTextFileSync(path);
+    return parseJunit(Deno.readTextFileSync(path));
   } catch (cause) {
     if (cause instanceof Deno.errors.NotFound) return null;
     throw cause;
   }
-  const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
-  for (const [testcase] of xml.matchAll(/<testcase\b[^>]*?(?:\/>|>[^]*?<\/testcase>)/g)) {
-    if (/<(failure|error)\b/.test(testcase)) counts.failed++;
-    else if (testcase.includes("<skipped")) counts.skipped++;
-    else counts.passed++;
-  }
-  return counts;
 }
 
 /**
  * The same where a filter chose `expected` cases, all of which must have run: what is missing was renamed, or taken away,
  * and has failed. Those that it left out, which the file has as skipped, are another part's.
  */
-function countChosen(path: string, expected: number): Counts | null {
-  const counts = countJunit(path);
-  if (!counts) return null;
-  const { passed, failed } = counts;
-  return { passed, failed: failed + Math.max(0, expected - passed - failed), skipped: 0 };
+function countChosen(path: string, expected: number): Found | null {
+  const report = readJunit(path);
+  if (!report) return null;
+  const { passed, failed } = report;
+  return { ...report, failed: failed + Math.max(0, expected - passed - failed), skipped: 0 };
 }
 
 /** Reads a part's own closing line. Null if it did not get there. */
@@ -159,7 +151,10 @@ function isNoSuchProcess(error: unknown): boolean {
 }
 
 /** Runs one part; its counts, with a failure added for what no test could report. */
-async function runPart(part: Part, reports: string): Promise<{ counts: Counts; skips: string[] }> {
+async function runPart(
+  part: Part,
+  reports: string,
+): Promise<{ counts: Counts; failures: readonly Failure[]; skips: string[] }> {
   const report = `${reports}/${part.name}.xml`;
   const skipped = `${reports}/${part.name}.skips`;
   Deno.writeTextFileSync(skipped, "");
@@ -197,17 +192,24 @@ async function runPart(part: Part, reports: string): Promise<{ counts: Counts; s
   Deno.removeSignalListener("SIGTERM", interrupt);
 
   const stdout = lines.join("");
-  const found = part.count(stdout, report);
-  const counts = found ?? { passed: 0, failed: 0, skipped: 0 };
+  const { failures = [], ...counts } = part.count(stdout, report) ?? { passed: 0, failed: 0, skipped: 0 };
   const complain = (text: string) => {
     console.log(`${stdout === "" || stdout.endsWith("\n") ? "" : "\n"}${part.name}: FAILED: ${text}`);
     counts.failed++;
+    failures.push({ test: `the part "${part.name}"`, message: text });
   };
   if (!drained) complain("a process that it started outlives it and holds its output");
   if (seconds >= part.timeoutSeconds) complain(`not done after ${part.timeoutSeconds} s`);
   else if (code !== 0 && counts.failed === 0) complain(`the runner ended with exit code ${code}`);
   else if (counts.passed + counts.failed + counts.skipped === 0) complain("there are test files, but no test ran");
-  return { counts, skips: reasonsIn(stdout + Deno.readTextFileSync(skipped)) };
+  return { counts, failures, skips: reasonsIn(stdout + Deno.readTextFileSync(skipped)) };
+}
+
+/** For whoever reads only the end of a long log. */
+function failureLines({ test, message }: Failure): string {
+  const lines = message.split("\n");
+  const left = lines.length > MESSAGE_LINES ? [`(${lines.length - MESSAGE_LINES} more lines above)`] : [];
+  return `FAILED: ${test}\n${[...lines.slice(0, MESSAGE_LINES), ...left].map((line) => `    ${line}`).join("\n")}`;
 }
 
 /** The REASON of every `skip: NAME: REASON`. */
@@ -232,22 +234,25 @@ async function main(names: string[]): Promise<number> {
   Deno.chdir(ROOT);
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
   const skips: string[] = [];
+  const failures: Failure[] = [];
   const chosen = PARTS.filter(({ name, here }) => (names.length === 0 || names.includes(name)) && here?.() !== false);
   if (chosen.some(({ name }) => name === "emulated")) Deno.env.set(EMULATED_RUNS, "1");
   const reports = Deno.makeTempDirSync({ prefix: "gyges-test-" });
   try {
     for (const part of chosen) {
       if (!hasTests(part.folder, part.files) || interrupted) continue;
-      const { counts, skips: reasons } = await runPart(part, reports);
+      const { counts, failures: failed, skips: reasons } = await runPart(part, reports);
       total.passed += counts.passed;
       total.failed += counts.failed;
       total.skipped += counts.skipped;
       skips.push(...reasons);
+      failures.push(...failed);
       console.log(`== ${part.name}: ${closingLine(counts)}\n`);
     }
   } finally {
     Deno.removeSync(reports, { recursive: true });
   }
+  for (const failure of failures) console.log(failureLines(failure));
   for (const line of skipLines(total.skipped, skips)) console.log(line);
   console.log(closingLine(total));
   if (interrupted) return 130;
