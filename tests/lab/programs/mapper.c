@@ -3,8 +3,8 @@
  * mapper.c - another process that maps the RAM of a QEMU's guest, as the back end of a vhost-user device does, and reads
  * the pages that the guest has stamped (tests/qemu/programs/guest_stamp.c).
  *
- *     mapper list PID            a line each: OFFSET PAGE VERSION
- *     mapper read PID FILE N     reads N pages that FILE lists, in an order without a pattern, each once
+ *     mapper list PID               a line each: OFFSET PAGE VERSION
+ *     mapper read PID FILE FIRST N  reads N pages that FILE lists, in an order without a pattern, from the FIRSTth of it
  *
  * `read` prints absent=N: how many were not in this host's memory when they were touched; moved=N: pages that the guest
  * uses for something else by now; whole=N, stale=N, zero=N, torn=N of the others. The guest writes meanwhile, so a page
@@ -128,11 +128,11 @@ static bool look(const uint8_t *page, const struct listed *listed, enum damage *
 	return true;
 }
 
-static void read_some(uint8_t *ram, size_t bytes, unsigned int pages, unsigned int wanted)
+static void read_some(uint8_t *ram, size_t bytes, unsigned int pages, unsigned int first, unsigned int wanted)
 {
 	unsigned int were_absent = 0, moved = 0, found[TORN + 1] = { 0 };
 
-	for (unsigned int n = 0; n < pages && n < wanted; n++) {
+	for (unsigned int n = first; n < pages && n - first < wanted; n++) {
 		const struct listed *listed = &list[(unsigned long)n * STRIDE % pages];
 		enum damage damage;
 
@@ -153,14 +153,14 @@ int main(int argc, char **argv)
 	uint8_t *ram;
 	size_t bytes;
 
-	if (argc < 3 || (!strcmp(argv[1], "read") && argc < 5)) {
-		fprintf(stderr, "usage: mapper list PID | read PID FILE N\n");
+	if (argc < 3 || (!strcmp(argv[1], "read") && argc < 6)) {
+		fprintf(stderr, "usage: mapper list PID | read PID FILE FIRST N\n");
 		return 2;
 	}
 	ram = map_ram(argv[2], &bytes);
 	if (!strcmp(argv[1], "list"))
 		list_stamps(ram, bytes);
 	else
-		read_some(ram, bytes, read_list(argv[3]), (unsigned int)atoi(argv[4]));
+		read_some(ram, bytes, read_list(argv[3]), (unsigned int)atoi(argv[4]), (unsigned int)atoi(argv[5]));
 	return 0;
 }
