@@ -344,7 +344,7 @@ export class DestinationMigration {
 
   async #endRound(peer: Peer, round: number): Promise<void> {
     try {
-      if (!await this.#events.roundEnded()) throw new Error("a page connection was lost");
+      if (!await this.#tellWhile(peer, this.#events.roundEnded())) throw new Error("a page connection was lost");
       const nothing = new PageSet(this.#built.ramBytes / PAGE_BYTES).encode();
       const left = await this.#pages.discard(nothing);
       await peer.send({ type: "round_done", round, left_pages: left, stats: this.stats });
@@ -352,6 +352,16 @@ export class DestinationMigration {
       // The main loop sees the closed connection and gives up with this as its reason.
       this.#cancelled ??= this.#failedBeforeCommit(error);
       peer[Symbol.dispose]();
+    }
+  }
+
+  /** Reports progress until `done` resolves, and resolves with the same. */
+  async #tellWhile(peer: Peer, done: Promise<boolean>): Promise<boolean> {
+    for (;;) {
+      using tick = delay(PROGRESS_MS);
+      const result = await Promise.race([done, tick.promise]);
+      if (result !== undefined) return result;
+      await peer.send({ type: "progress", stats: this.stats });
     }
   }
 

@@ -270,7 +270,10 @@ export class SourceMigration {
     await this.#refreshRegions();
     const limitMs = Math.max(0, Math.round(deadlineMs));
     await this.#sendSet({ type: "round", round, deadline_ms: limitMs }, set.encode());
-    const { message } = await this.#connected.expect("round_done", limitMs + DEADLINE_MS.answer);
+    const { message } = await this.#connected.expect("round_done", limitMs + DEADLINE_MS.answer, (other) => {
+      if (other.type === "progress") this.#stats = other.stats;
+      return other.type === "progress";
+    });
     if (message.round !== round) {
       throw new ProtocolError(`The destination ends round ${message.round} in round ${round}`);
     }

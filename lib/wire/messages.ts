@@ -10,6 +10,7 @@
  *                                       <-   accepted {pager, transport, why} | refused
  *      ... TCP: page connections are opened, each with its hello ...
  *      round {deadline} + regions, set  ->            pre-copy, any number of times
+ *                                       <-   progress, four times a second
  *                                       <-   round_done {left}
  *      discard + regions, set           ->            last dirty pages while the guest still runs
  *                                       <-   discarded {wanted}
@@ -41,7 +42,7 @@
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
-export const PROTOCOL_VERSION = 6;
+export const PROTOCOL_VERSION = 7;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 

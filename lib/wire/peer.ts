@@ -51,14 +51,25 @@ export class Peer implements Disposable {
     return { message: parseMessage(frame.text), payload: frame.payload };
   }
 
-  /** The next message, which must be of `type`. `refused`, `failed` and `not_run` become errors; `passing` types are skipped. */
-  async expect<T extends MessageType>(type: T, timeoutMs: number): Promise<Received<MessageOf<T>>> {
-    const { message, payload } = await this.receive(timeoutMs);
-    if (isOf(message, type)) return { message, payload };
-    if (message.type === "refused") throw refusal(message);
-    if (message.type === "failed") throw new PeerFailedError(message.message);
-    if (message.type === "not_run") throw new PeerNotRunError(message.message);
-    throw new ProtocolError(`Expected "${type}" from the peer and got "${message.type}"`);
+  /**
+   * The next message, which must be of `type`, but for those that `passing` takes. `refused`, `failed` and `not_run`
+   * become errors.
+   */
+  async expect<T extends MessageType>(
+    type: T,
+    timeoutMs: number,
+    passing: (message: Message) => boolean = () => false,
+  ): Promise<Received<MessageOf<T>>> {
+    const endsAt = performance.now() + timeoutMs;
+    for (;;) {
+      const { message, payload } = await this.receive(Math.max(1, Math.ceil(endsAt - performance.now())));
+      if (isOf(message, type)) return { message, payload };
+      if (passing(message)) continue;
+      if (message.type === "refused") throw refusal(message);
+      if (message.type === "failed") throw new PeerFailedError(message.message);
+      if (message.type === "not_run") throw new PeerNotRunError(message.message);
+      throw new ProtocolError(`Expected "${type}" from the peer and got "${message.type}"`);
+    }
   }
 
   [Symbol.dispose](): void {

@@ -73,8 +73,10 @@ const FAILURES: Failure[] = [
   {
     what: "cancel in pre-copy",
     code: 130,
-    async happen({ pair, home, to }) {
+    async happen({ pair, home, to, migrate }) {
       await to.process.reached("precopy");
+      // A round may take minutes, and its progress is seen.
+      await migrate.waitFor("sample", ({ precopy_round, pulled_pages }) => precopy_round === 0 && pulled_pages > 0);
       await (await pair.host.run(["cancel", home.name]));
     },
   },

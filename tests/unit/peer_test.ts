@@ -1,18 +1,20 @@
 /** Messages over a real connection: order, payloads, nonsense, and every way a wait for one may end. */
 import assert from "node:assert/strict";
+import { setTimeout as pause } from "node:timers/promises";
 import { Channel, Listener } from "../../ffi/channel.ts";
 import { NO_STATS } from "../../lib/migration/stats.ts";
 import { MAX_TEXT_BYTES, type Message, PROTOCOL_VERSION } from "../../lib/wire/messages.ts";
 import { Peer } from "../../lib/wire/peer.ts";
 import { newKey } from "../../lib/wire/ticket.ts";
 
+const PROGRESS: Message = { type: "progress", stats: NO_STATS };
 const MESSAGES: Message[] = [
   { type: "hello", protocol: PROTOCOL_VERSION, role: "control" },
   { type: "welcome", session: "s", name: "vm", state: "listening" },
   { type: "accepted", pager: "user", transport: "tcp", why: "words" },
   { type: "round", round: 1, deadline_ms: 0, regions_bytes: 0 },
   { type: "handover", regions_bytes: 24 },
-  { type: "progress", stats: NO_STATS },
+  PROGRESS,
   { type: "complete", stats: NO_STATS, start_ns: 3, guest: { corrupt: 0, verified_pages: 1, largest_stall_ns: 2 } },
   { type: "run" },
 ];
@@ -78,6 +80,26 @@ Deno.test("Peer.expect() turns refused and failed into errors, and refuses what 
     name: "ProtocolError",
     message: /Expected "accepted".*got "run"/,
   });
+});
+
+Deno.test("Peer.expect() hands over what may pass, and still gives up in time", async () => {
+  using ends = await connected(false);
+  const [a, b] = [new Peer(ends.near), new Peer(ends.far)];
+  const passed: string[] = [];
+  const passing = ({ type }: Message) => type === "progress" && passed.push(type) > 0;
+  const done: Message = { type: "round_done", round: 1, left_pages: 0, stats: NO_STATS };
+  for (const message of [PROGRESS, PROGRESS, done]) await a.send(message);
+  assert.deepEqual((await b.expect("round_done", 2000, passing)).message, done);
+  assert.deepEqual(passed, ["progress", "progress"]);
+  await a.send({ type: "run" });
+  await assert.rejects(b.expect("round_done", 2000, passing), { name: "ProtocolError", message: /got "run"/ });
+  let open = true;
+  const chatter = (async () => {
+    for (; open; await pause(20)) await a.send(PROGRESS);
+  })();
+  await assert.rejects(b.expect("round_done", 300, passing), { code: "ETIMEDOUT" });
+  open = false;
+  await chatter;
 });
 
 const NONSENSE = ["", "{", "null", '"run"', '{"type":"run"', '{"type":"who"}', '{"type":"round","round":-1}', "\0"];
