@@ -64,6 +64,14 @@ export interface Machine extends AsyncDisposable {
   dirtyCollect(set: PageSet): Promise<number>;
   dirtyStop(): Promise<void>;
 
+  /**
+   * Why pages of the running guest may be discarded at any time, and others come in their place, in words; null: they
+   * are not, unless `discards` says so. @default null
+   */
+  whyDiscarding?(): Promise<string | null>;
+  /** How often pages are known to have been discarded. @default never */
+  readonly discards?: number;
+
   report(): Omit<GuestReport, "location">;
   /** Stall figures begin anew; only while no page is missing. */
   resetStall(): void;

@@ -13,6 +13,7 @@ import { WriteTracker } from "../../ffi/write_tracker.ts";
 import { PreflightError, UsageError } from "../errors.ts";
 import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
+import { tellsOfDiscards, whyDiscarding } from "../qemu/discards.ts";
 import { machineFacts, statusOf } from "../qemu/facts.ts";
 import { type Backend, backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
 import { OwnMigration, whyOutOfReach } from "../qemu/own_migration.ts";
@@ -89,6 +90,7 @@ export class QemuMachine implements Machine {
   /** How the guest ended by its own word, before its process went. */
   #shutdown: string | null = null;
   #over = false;
+  #discards = 0;
 
   private constructor(options: QemuMachineOptions, { shape, backends, ram, pager, running }: Found) {
     this.shape = shape;
@@ -302,6 +304,14 @@ export class QemuMachine implements Machine {
     }
   }
 
+  whyDiscarding(): Promise<string | null> {
+    return whyDiscarding(this.#qmp);
+  }
+
+  get discards(): number {
+    return this.#discards;
+  }
+
   report(): Omit<GuestReport, "location"> {
     return {
       running: this.#running,
@@ -377,7 +387,9 @@ export class QemuMachine implements Machine {
     await this.#process.ended(QUIT_MS);
   }
 
-  #heard({ name, data }: QmpEvent): void {
+  #heard(event: QmpEvent): void {
+    const { name, data } = event;
+    if (tellsOfDiscards(event)) this.#discards++;
     if (name === "STOP") this.#running = false;
     if (name === "RESUME") this.#running = true;
     if (name === "SHUTDOWN") this.#shutdown = reasonOf(data);

@@ -35,6 +35,7 @@ const WINDOW = {
 
 /** How long one way to reach a source may take to fail. */
 const DIAL_MS = 5_000;
+const STEADY = "use --transport tcp or the kernel pager, or let the guest's balloon rest, without free page reporting";
 const TOKEN_BYTES = 32;
 
 export const userPager: Pager = {
@@ -49,6 +50,8 @@ export const userPager: Pager = {
 /**
  * Over RDMA present pages cannot be told by a second look, as registering RAM allocates all of it: what is present is
  * what was when registering had not begun, and what the guest has written since tracking began, which was before that.
+ * And it pins all of it: a page that the guest gives back to the host is still read as it was, whatever the guest has
+ * there later.
  */
 class UserSourcePager implements SourcePager {
   readonly kind = "user";
@@ -60,6 +63,10 @@ class UserSourcePager implements SourcePager {
   #tracking = false;
   #scanned = false;
   #registered = false;
+  /** Asked once: where the source comes back, its machine may be gone. */
+  #discarding: string | null | undefined;
+  /** What the machine has counted when its RAM was not pinned yet. */
+  #discardsBefore = 0;
 
   constructor(machine: Machine, options: SourcePagerOptions) {
     this.#machine = machine;
@@ -74,6 +81,12 @@ class UserSourcePager implements SourcePager {
   async prepare(options: PrepareSourceOptions): Promise<TransportOffer> {
     const { transport, rdmaListen } = options;
     if (transport === "tcp") return overTcp("--transport tcp was given at the source");
+    if (this.#discarding === undefined) this.#discarding = await this.#machine.whyDiscarding?.() ?? null;
+    if (this.#discarding !== null) {
+      const why = `${this.#discarding}, and RDMA would read those pages as they were`;
+      if (transport === "auto" && rdmaListen === null) return overTcp(why);
+      throw new PreflightError(`Cannot use the user pager over RDMA as ${why}`, { check: "balloon", remedy: STEADY });
+    }
     try {
       this.#rendezvous ??= await this.#listen(options);
       return {
@@ -116,7 +129,7 @@ class UserSourcePager implements SourcePager {
   async scanPresent(set: PageSet): Promise<number> {
     if (this.#transport === "tcp") return await this.#source.scanPresent(set);
     if (this.#scanned) {
-      await this.#machine.dirtyCollect(set);
+      await this.dirtyCollect(set);
       return set.count;
     }
     if (!this.#tracking) await this.dirtyStart();
@@ -129,8 +142,16 @@ class UserSourcePager implements SourcePager {
     this.#tracking = true;
   }
 
-  dirtyCollect(set: PageSet): Promise<number> {
-    return this.#machine.dirtyCollect(set);
+  async dirtyCollect(set: PageSet): Promise<number> {
+    const pages = await this.#machine.dirtyCollect(set);
+    if (this.#registered && this.#discards !== this.#discardsBefore) {
+      throw new Error(`The guest has given memory back, or taken some, while RDMA had all of it pinned: ${STEADY}`);
+    }
+    return pages;
+  }
+
+  get #discards(): number {
+    return this.#machine.discards ?? 0;
   }
 
   async dirtyStop(): Promise<void> {
@@ -141,6 +162,7 @@ class UserSourcePager implements SourcePager {
   /** All of RAM is one region, which is registered once. */
   async regions(): Promise<Uint8Array<ArrayBuffer> | null> {
     if (this.#transport === "tcp" || this.#registered) return null;
+    this.#discardsBefore = this.#discards;
     try {
       const table = await this.#source.region();
       this.#registered = true;

@@ -6,10 +6,11 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import type { Sample, Summary } from "../../lib/events.ts";
+import type { PagerKind } from "../../lib/options.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 import { until } from "../helpers/host.ts";
 import { GuestConsole } from "../qemu/console.ts";
-import { consoleArguments, linuxGuest } from "../qemu/guest.ts";
+import { consoleArguments, linuxGuest, type LinuxGuestOptions } from "../qemu/guest.ts";
 import { GygesHost, type LabStartOptions } from "./gyges_host.ts";
 import type { LabHost } from "./host.ts";
 import { type KernelVersion, type Lab, labTest } from "./lab.ts";
@@ -28,8 +29,8 @@ const MIRROR_MS = 250;
 const KILLED = 137;
 
 /** The guest's arguments, with its kernel where the hosts see it. */
-async function argumentsIn(lab: Lab): Promise<string[]> {
-  const { args } = await linuxGuest(GUEST);
+async function argumentsIn(lab: Lab, more: LinuxGuestOptions): Promise<string[]> {
+  const { args } = await linuxGuest({ ...GUEST, ...more });
   const moved = await Promise.all(args.map(async (arg, i) => {
     if (args[i - 1] === "-accel") return "kvm";
     if (args[i - 1] === "-cpu") return "host";
@@ -101,13 +102,23 @@ interface Stage {
   console: GuestConsole;
 }
 
-async function withGuest(lab: Lab, options: LabStartOptions, body: (stage: Stage) => Promise<void>): Promise<void> {
-  const command = await argumentsIn(lab);
+interface StageOptions extends LabStartOptions {
+  /** @default "kernel" */
+  pager?: PagerKind;
+  /** Other than GUEST's. */
+  guest?: LinuxGuestOptions;
+  /** More of QEMU's arguments in host 1. */
+  extra?: readonly string[];
+}
+
+async function withGuest(lab: Lab, options: StageOptions, body: (stage: Stage) => Promise<void>): Promise<void> {
+  const { pager = "kernel", guest = {}, extra = [] } = options;
+  const command = await argumentsIn(lab, guest);
   const [one, two] = [lab.host(1), lab.host(2)];
   await using home = await Mirror.of(lab, one);
   await using away = await Mirror.of(lab, two);
   const [here, there] = [new GygesHost(one), new GygesHost(two)];
-  const run = here.start(["run", "home", "--pager", "kernel", "--", ...command], options);
+  const run = here.start(["run", "home", "--pager", pager, "--", ...command, ...extra], options);
   await run.waitFor("guest");
   using console = new GuestConsole(home.path);
   await console.untilStarted(PATIENCE_MS);
@@ -149,6 +160,48 @@ for (const [kernel, args] of MOVES) {
     });
   });
 }
+
+/** A monitor that takes a line from PIPE.in. */
+const PIPE = "/tmp/monitor";
+const MONITOR = ["-chardev", `pipe,id=pipe,path=${PIPE}`, "-mon", "chardev=pipe"];
+const BALLOONED = { pager: "user", guest: { balloon: "romfile=" }, extra: MONITOR } as const;
+const HYBRID = ["--transport", "rdma", "--mode", "hybrid", "--precopy-timeout"];
+
+labTest("a Linux guest moves by the user pager over RDMA, not while its balloon takes memory", {
+  kernel: "6.12",
+  ...OPTIONS,
+}, async (lab) => {
+  const [one, two] = [lab.host(1), lab.host(2)];
+  await one.ask(`rm -f ${PIPE}.*; mkfifo ${PIPE}.in ${PIPE}.out`);
+  await withGuest(lab, BALLOONED, async ({ command, here, there, run, home, away, console }) => {
+    const [first, second] = ["first", "second"].map((name) =>
+      there.start(["prepare", name, "--pager", "user", "--listen", `${two.address}:0`, "--", ...command])
+    );
+    assert.ok(first && second);
+    const { ticket: unlucky } = await first.waitFor("ticket");
+    // Slowly, as commands to a busy host are slow.
+    const fails = here.start(["migrate", unlucky, "--vm", "home", ...HYBRID, "90s", "--bandwidth", "24Mbit"]);
+    await fails.waitFor("sample", ({ state, pulled_pages }) => state === "precopy" && pulled_pages > 0);
+    await one.ask(`echo balloon 140 >${PIPE}.in`);
+    const { events } = await fails.endedWith(10, PATIENCE_MS);
+    const error = events.at(-1);
+    assert.ok(error?.type === "error");
+    assert.match(error.message, /has given memory back.*The guest runs at the source/);
+    await console.untilAllChecked(PATIENCE_MS);
+    console.failIfCorrupt();
+
+    const { ticket } = await second.waitFor("ticket");
+    const migrate = here.start(["migrate", ticket, "--vm", "home", ...HYBRID, "5s"]);
+    await migrate.endedWith(0, PATIENCE_MS);
+    await run.endedWith(0);
+    await proveArrived(console, home, away);
+    const summary = await migrate.waitFor("summary");
+    assert.deepEqual([summary.pager, summary.transport, summary.duplicate_pages], ["user", "rdma", 0]);
+    say("6.12", summary);
+    await there.start(["vm", "stop", "second"]).endedWith(0, PATIENCE_MS);
+    await second.endedWith(0);
+  });
+});
 
 /** Memory that is still to come when a process is killed. */
 const SLOW = ["--mode", "full", "--bandwidth", "16Mbit"];

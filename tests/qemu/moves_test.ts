@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { until } from "../helpers/host.ts";
 import { testOrSkip } from "../helpers/skips.ts";
-import { account, QemuPair, type Shape } from "./pair.ts";
+import { account, type Held, QemuPair, type Shape, type Waiting } from "./pair.ts";
 import { noSlowDisk, SlowDisk } from "./slow_disk.ts";
 import { stampedPage } from "./stamps.ts";
 
@@ -77,7 +77,10 @@ Deno.test("user pager: a guest whose balloon was inflated before and is deflated
   for (const args of [["--mode", "full", "--bandwidth", "40MiB/s"], ["--precopy-timeout", "2s"]]) {
     await pair.leave(holder.name, SMALL_MIB);
     const to = await pair.prepare();
+    await failsOverRdma(pair, holder, to);
     await pair.move(holder, to, args);
+    const why = await to.process.waitFor("note", ({ detail }) => detail.startsWith("Pages move by"));
+    assert.match(why.detail, /over TCP.*the guest's balloon reports free pages/);
     await pair.leave(to.name, 256);
     const visits = console.last?.visits ?? 0;
     await console.untilBeat("memory is used anew", (beat) => beat.visits > visits + 2);
@@ -85,6 +88,16 @@ Deno.test("user pager: a guest whose balloon was inflated before and is deflated
     holder = to;
   }
 });
+
+/** It would read what the guest has given back as it was; the guest stays, and the ticket stays good. */
+async function failsOverRdma(pair: QemuPair, from: Held, to: Waiting): Promise<void> {
+  const migrate = pair.host.start(["migrate", to.ticket, "--vm", from.name, "--transport", "rdma"]);
+  const { events } = await migrate.endedWith(3);
+  const error = events.at(-1);
+  assert.ok(error?.type === "error");
+  assert.match(error.message, /balloon reports free pages \(\/machine\/peripheral-anon\/.*--transport tcp/);
+  assert.deepEqual(to.process.states, []);
+}
 
 Deno.test("control: a page that comes as zeros is found by the guest", async () => {
   await using pair = await QemuPair.open({ rate: 8000 });
