@@ -115,10 +115,12 @@ struct gy_process;
  * Starts a program that does not depend on this process: no child of ours, in a session of its own, with its output
  * appended to @log (mode 0600) and nothing to read. @argv: NUL-terminated arguments, one after the other, the program
  * (sought in PATH) first; @argv_bytes of them. Unless @socket_path is empty the program finds a unix socket that listens
- * there, in place of what was there, as descriptor GY_PROCESS_LISTEN_FD. Errors: those of execvp(3), open(2) and bind(2), E2BIG.
+ * there, in place of what was there, as descriptor GY_PROCESS_LISTEN_FD. Unless @helper_path is empty, and where this
+ * process may be kept from tracing others, a helper of ours is loaded into the program (LD_PRELOAD) that listens there.
+ * Errors: those of execvp(3), open(2) and bind(2), E2BIG.
  */
 GY_EXPORT int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, const char *socket_path,
-			       struct gy_process **out, char *err, uint32_t err_bytes);
+			       const char *helper_path, struct gy_process **out, char *err, uint32_t err_bytes);
 /* A process that runs already. -ESRCH. */
 GY_EXPORT int gy_process_open(uint32_t pid, struct gy_process **out);
 GY_EXPORT uint32_t gy_process_pid(const struct gy_process *process);

@@ -17,6 +17,8 @@
 #include "detach.h"
 #include "err.h"
 #include "gyges.h"
+#include "helper_start.h"
+#include "preload/helper.h"
 
 struct gy_process {
 	pid_t pid;
@@ -32,10 +34,13 @@ struct report {
 /* ---- start ---- */
 
 struct program {
-	char *const *argv;
+	char **argv;
 	int log_fd;
 	int report_fd;
 	struct sockaddr_un listen_at;	/* no family: nowhere */
+	struct sockaddr_un helper_at;	/* no family: it has no helper */
+	int helper_fd;
+	char **envp;			/* with the helper */
 };
 
 /* As descriptor @fd: it is this process that listens, whatever program and user it becomes. */
@@ -49,6 +54,28 @@ static int listen_as(int fd, const struct sockaddr_un *address)
 		return -errno;
 	/* What dup2() leaves open of it is closed before exec. */
 	return dup2(made, fd) < 0 ? -errno : 0;
+}
+
+/* What the program finds open from descriptor 3 on, the report at 3. -errno. */
+static int arrange(const struct program *program)
+{
+	unsigned int unused = GY_PROCESS_LISTEN_FD;
+	int ret = 0;
+
+	if (program->report_fd != 3)
+		dup3(program->report_fd, 3, O_CLOEXEC);
+	if (program->listen_at.sun_family) {
+		ret = listen_as(GY_PROCESS_LISTEN_FD, &program->listen_at);
+		unused = GY_PROCESS_LISTEN_FD + 1;
+	}
+	if (program->helper_at.sun_family && !ret) {
+		ret = listen_as(HELPER_LISTEN_FD, &program->helper_at);
+		if (!ret && dup2(program->helper_fd, HELPER_IMAGE_FD) < 0)
+			ret = -errno;
+		unused = HELPER_IMAGE_FD + 1;
+	}
+	close_range(unused, UINT_MAX, 0);
+	return ret;
 }
 
 /* In the new process. */
@@ -66,14 +93,10 @@ static void become(void *arg)
 	dup2(program->log_fd, STDOUT_FILENO);
 	dup2(program->log_fd, STDERR_FILENO);
 	/* Nothing of ours is left open in it, but the report, which goes with exec. */
-	if (program->report_fd != 3)
-		dup3(program->report_fd, 3, O_CLOEXEC);
-	if (program->listen_at.sun_family)
-		report.error = -listen_as(GY_PROCESS_LISTEN_FD, &program->listen_at);
-	close_range(program->listen_at.sun_family ? GY_PROCESS_LISTEN_FD + 1 : GY_PROCESS_LISTEN_FD, UINT_MAX, 0);
+	report.error = -arrange(program);
 	if (write(3, &report, sizeof(report)) != sizeof(report) || report.error)
 		_exit(127);
-	execvp(program->argv[0], program->argv);
+	execvpe(program->argv[0], program->argv, program->envp ? program->envp : environ);
 	report.error = errno;
 	if (write(3, &report, sizeof(report)) != sizeof(report))
 		_exit(127);
@@ -118,31 +141,54 @@ static int set_address(struct sockaddr_un *address, const char *path)
 	return 0;
 }
 
+/* Adds a helper that listens at @path. */
+static int add_helper(struct program *program, const char *path)
+{
+	int ret = set_address(&program->helper_at, path);
+
+	if (ret)
+		return ret;
+	program->helper_fd = helper_image();
+	if (program->helper_fd < 0)
+		return program->helper_fd;
+	program->envp = helper_environment(path);
+	return program->envp ? 0 : -ENOMEM;
+}
+
+static void forget(struct program *program)
+{
+	close(program->log_fd);
+	if (program->helper_fd >= 0)
+		close(program->helper_fd);
+	free(program->envp);
+	free(program->argv);
+}
+
 int gy_process_start(const char *argv, uint64_t argv_bytes, const char *log, const char *socket_path,
-		     struct gy_process **out, char *err, uint32_t err_bytes)
+		     const char *helper_path, struct gy_process **out, char *err, uint32_t err_bytes)
 {
 	struct gy_err words = { err, err_bytes };
 	char **list = gy_argv_split(argv, argv_bytes);
-	struct program program = { .argv = list };
-	int log_fd, ret;
+	struct program program = { .argv = list, .helper_fd = -1 };
 	pid_t pid = 0;
+	int ret;
 
 	if (!list)
 		return gy_err_set(&words, -EINVAL, "there is no program to start");
-	log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-	if (log_fd < 0) {
+	program.log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (program.log_fd < 0) {
 		ret = gy_err_set(&words, -errno, "cannot open %s: %s", log, strerror(errno));
 		free(list);
 		return ret;
 	}
-	program.log_fd = log_fd;
 	ret = *socket_path ? set_address(&program.listen_at, socket_path) : 0;
+	if (!ret && *helper_path && helper_is_wanted())
+		ret = add_helper(&program, helper_path);
 	if (!ret)
 		ret = start(program, &pid);
 	if (ret)
 		gy_err_set(&words, ret, "cannot start %s: %s", list[0], strerror(-ret));
-	close(log_fd);
-	free(list);
+	forget(&program);
 	return ret ? ret : gy_process_open((uint32_t)pid, out);
 }
 

@@ -14,7 +14,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "proc_status.h"
 #include "remote_call.h"
+#include "remote_helper.h"
 #include "remote_thread.h"
 
 #define UFFD_FLAGS (O_CLOEXEC | O_NONBLOCK)
@@ -32,7 +34,7 @@ static int64_t remote_call(pid_t pid, uint64_t args[5], const struct gy_err *err
 	return remote_stopped(pid, one_call, args, err);
 }
 
-int remote_take(pid_t pid, int remote_fd)
+static int take(pid_t pid, int remote_fd)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	int fd, ret;
@@ -45,11 +47,20 @@ int remote_take(pid_t pid, int remote_fd)
 	return ret;
 }
 
+int remote_take(pid_t pid, int remote_fd)
+{
+	int copy;
+
+	return remote_helper(pid, HELPER_COPY, remote_fd, &copy) >= 0 ? copy : take(pid, remote_fd);
+}
+
 void remote_close(pid_t pid, int fd)
 {
 	uint64_t args[5] = { SYS_close, (uint64_t)fd };
+	int copy;
 
-	remote_call(pid, args, NULL);
+	if (remote_helper(pid, HELPER_CLOSE, fd, &copy) < 0)
+		remote_call(pid, args, NULL);
 }
 
 /* ---- a userfaultfd by /dev/userfaultfd, for a process that may not have one by itself ---- */
@@ -101,7 +112,7 @@ static void attach_descriptor(struct parcel *parcel, int fd)
 /* Sends @device into the socket pair of which the process has @end. */
 static int post(const struct remote *remote, int end, int device)
 {
-	int ours = remote_take(remote->pid, end), ret;
+	int ours = take(remote->pid, end), ret;
 	struct parcel parcel = { 0 };
 
 	if (ours < 0)
@@ -191,16 +202,9 @@ static int64_t make_by_device(struct remote *remote, void *arg)
 /* Whether a filter says what the process may call, and perhaps kills it for what it does not know. */
 static bool is_filtered(pid_t pid)
 {
-	char path[64], line[256];
 	int mode = 0;
-	FILE *status;
 
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	status = fopen(path, "re");
-	while (status && fgets(line, sizeof(line), status) && sscanf(line, "Seccomp: %d", &mode) != 1)
-		;
-	if (status)
-		fclose(status);
+	proc_status(pid, "Seccomp: %d", &mode);
 	return mode != 0;
 }
 
@@ -228,12 +232,17 @@ static int64_t make_userfaultfd(pid_t pid, const struct gy_err *err)
 
 int remote_userfaultfd(pid_t pid, int *remote_fd, const struct gy_err *err)
 {
-	int64_t made = make_userfaultfd(pid, err);
+	int64_t made;
 	int fd;
 
-	if (made < 0)
-		return (int)made;
-	fd = remote_take(pid, (int)made);
+	/* It may lack what we can hand over, if we may. */
+	made = remote_helper(pid, HELPER_MAKE, -1, &fd);
+	if (made < 0) {
+		made = make_userfaultfd(pid, err);
+		if (made < 0)
+			return (int)made;
+		fd = take(pid, (int)made);
+	}
 	if (fd < 0) {
 		remote_close(pid, (int)made);
 		return gy_err_set(err, fd, "cannot take a descriptor of process %d: %s", pid, strerror(-fd));

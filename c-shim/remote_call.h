@@ -3,7 +3,8 @@
  * remote_call.h - single system calls made inside another process, stock QEMU, which knows nothing of it.
  *
  * Only the process's main thread stops, for a fraction of a millisecond. Needs CAP_SYS_PTRACE over it and no other
- * tracer. x86-64 only. The process may be of any user, without privilege, and under a filter of system calls.
+ * tracer. x86-64 only. The process may be of any user, without privilege, and under a filter of system calls. One that was
+ * started with a helper in it (preload/helper.h) is asked instead, and not stopped.
  */
 #ifndef GY_REMOTE_CALL_H
 #define GY_REMOTE_CALL_H

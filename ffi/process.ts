@@ -10,6 +10,13 @@ const SLICE_MS = 500;
 /** Descriptor of the socket that a process was started with. */
 export const LISTEN_FD = 4;
 
+export interface ProcessFiles {
+  log: string;
+  socketPath: string;
+  /** null: nobody's faults are to be caught there. */
+  helperPath: string | null;
+}
+
 export class NativeProcess extends Handle implements Disposable {
   readonly pid: number;
   #waiting = 0;
@@ -22,22 +29,24 @@ export class NativeProcess extends Handle implements Disposable {
 
   /**
    * Starts `argv` in a session of its own, its output appended to file `log`; as LISTEN_FD it has a unix socket that
-   * listens at `socketPath`. Throws NativeError: ENOENT, EACCES, EADDRINUSE.
+   * listens at `socketPath`. Where this process may not trace others, what catches faults there is loaded into it and
+   * listens at `helperPath`. Throws NativeError: ENOENT, EACCES, EADDRINUSE.
    */
   static async start(
     argv: readonly string[],
-    { log, socketPath }: { log: string; socketPath: string },
+    { log, socketPath, helperPath }: ProcessFiles,
   ): Promise<NativeProcess> {
     const text = cString(argv.join("\0"));
     const out = new OutPointer();
     const err = new OutText();
-    const [path, listenAt] = [cString(log), cString(socketPath)];
+    const [path, listenAt, helperAt] = [cString(log), cString(socketPath), cString(helperPath ?? "")];
     const op = `start ${argv[0]}`;
     const result = await shim().gy_process_start(
       text,
       BigInt(text.length),
       path,
       listenAt,
+      helperAt,
       out.cell,
       err.bytes,
       err.bytes.length,

@@ -18,9 +18,9 @@ export const SYMBOLS = {
   gy_ram_attach_piece: { parameters: ["pointer", "buffer", "u64", "u64", "u64", "buffer", "u32"], result: "i32" },
   gy_ram_try_faults: { parameters: ["pointer", "buffer", "u32"], result: "i32", nonblocking: true },
 
-  // other processes: argv, argv_bytes, log, socket_path, out, err, err_bytes
+  // other processes: argv, argv_bytes, log, socket_path, helper_path, out, err, err_bytes
   gy_process_start: {
-    parameters: ["buffer", "u64", "buffer", "buffer", OUT, "buffer", "u32"],
+    parameters: ["buffer", "u64", "buffer", "buffer", "buffer", OUT, "buffer", "u32"],
     result: "i32",
     nonblocking: true,
   },

@@ -1,6 +1,6 @@
 /** Starts QEMU processes that Gyges has a monitor of, and finds the one behind a monitor that is there already. */
 import { NativeError } from "../../ffi/native_error.ts";
-import { LISTEN_FD, NativeProcess } from "../../ffi/process.ts";
+import { LISTEN_FD, NativeProcess, type ProcessFiles } from "../../ffi/process.ts";
 import { monitorPathIn } from "../control/runtime_dir.ts";
 import { PreflightError } from "../errors.ts";
 import { launchArguments, splitCommand } from "./arguments.ts";
@@ -34,7 +34,8 @@ export async function launchQemu({ command, folder, ramFolder, incoming }: Launc
   const socketPath = monitorPathIn(folder);
   const log = `${folder}/qemu.log`;
   const argv = [...start, ...launchArguments(args, { ramFolder, monitorFd: LISTEN_FD, incoming })];
-  const process = await startProcess(argv, { log, socketPath });
+  const helperPath = ramFolder === null ? null : `${folder}/faults.sock`;
+  const process = await startProcess(argv, { log, socketPath, helperPath });
   try {
     const qmp = await monitorOf(process, socketPath, log);
     if (start.length > 1) await refuseParent(start[0] ?? "", { process, qmp });
@@ -46,7 +47,7 @@ export async function launchQemu({ command, folder, ramFolder, incoming }: Launc
   }
 }
 
-async function startProcess(argv: readonly string[], files: { log: string; socketPath: string }) {
+async function startProcess(argv: readonly string[], files: ProcessFiles) {
   try {
     return await NativeProcess.start(argv, files);
   } catch (cause) {
