@@ -26,7 +26,7 @@ export interface ServerLimits {
   maxLineBytes?: number;
   /** Replies that wait for a slow reader before it is cut off. @default {4 * MAX_LINE_BYTES} */
   maxQueuedBytes?: number;
-  /** A closing server waits this long for handlers to heed their signal and callers to read. @default {1_000} */
+  /** A closing server waits this long for handlers to heed their signal and callers to read. @default {3_000} */
   closeGraceMs?: number;
 }
 
@@ -38,7 +38,7 @@ const DEFAULT_LIMITS: Required<ServerLimits> = {
   maxRequests: 16,
   maxLineBytes: MAX_LINE_BYTES,
   maxQueuedBytes: 4 * MAX_LINE_BYTES,
-  closeGraceMs: 1_000,
+  closeGraceMs: 3_000,
 };
 
 /** Serves `handlers` on a unix socket from creation to disposal. */

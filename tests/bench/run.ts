@@ -14,7 +14,7 @@ const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   pager: benchPager,
   downtime: () => benchDowntime(["256M", "1G", "4G", "8G"], 10),
   total: () => benchTotal("1G", 5),
-  lab: () => benchLab(3),
+  lab: () => benchLab(5),
   qemu: async () => {
     for (const bandwidth of QEMU_BANDWIDTHS) await benchQemu(bandwidth, 5);
   },
