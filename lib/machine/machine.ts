@@ -6,7 +6,10 @@ import type { GuestReport, RamCheck } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import type { Backend } from "../qemu/guest_ram.ts";
 import type { OwnMigration } from "../qemu/own_migration.ts";
+import type { StatePiece } from "../qemu/state_stream.ts";
 import type { WireMachine, WireQemu } from "../wire/messages.ts";
+
+export type { StatePiece } from "../qemu/state_stream.ts";
 
 /** What befell a guest. */
 export type MachineEvent =
@@ -54,10 +57,10 @@ export interface Machine extends AsyncDisposable {
   giveAway(): void;
   /** When it resolves no vCPU runs and RAM is final. Throws NativeError ETIMEDOUT. */
   stop(timeoutMs: number): Promise<void>;
-  /** CPU and device state of the stopped machine. */
-  save(): Promise<Uint8Array<ArrayBuffer>>;
-  /** Throws for a state that is damaged or foreign. */
-  restore(state: Uint8Array<ArrayBuffer>): Promise<void>;
+  /** CPU and device state of the stopped machine, as it comes. Whoever reads on no more ends it, and may run it again. */
+  save(): AsyncIterable<StatePiece>;
+  /** Reads all of `pieces`. Throws for a state that is damaged or foreign. */
+  restore(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<void>;
 
   dirtyStart(): Promise<void>;
   /** Adds what was written since the last call. */

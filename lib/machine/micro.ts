@@ -5,7 +5,7 @@ import { PAGE_BYTES, type Ram } from "../../ffi/ram.ts";
 import type { GuestReport, RamCheck } from "../events.ts";
 import type { MicroVmOptions, PagerKind } from "../options.ts";
 import type { WireMicro } from "../wire/messages.ts";
-import type { Machine, MachineEvent } from "./machine.ts";
+import type { Machine, MachineEvent, StatePiece } from "./machine.ts";
 
 /** The RAM file of a new machine, and the pager that made it. */
 export interface MicroMachineRam {
@@ -86,12 +86,13 @@ export class MicroMachine implements Machine {
     return Promise.resolve();
   }
 
-  save(): Promise<Uint8Array<ArrayBuffer>> {
-    return Promise.resolve(this.#vm.save());
+  async *save(): AsyncGenerator<StatePiece> {
+    yield await Promise.resolve({ bytes: this.#vm.save(), more: false });
   }
 
-  restore(state: Uint8Array<ArrayBuffer>): Promise<void> {
-    return this.#vm.restore(state);
+  async restore(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<void> {
+    const parts = await Array.fromAsync(pieces);
+    await this.#vm.restore(new Uint8Array(await new Blob(parts).arrayBuffer()));
   }
 
   dirtyStart(): Promise<void> {

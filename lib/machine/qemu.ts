@@ -14,8 +14,10 @@ import { PreflightError, UsageError } from "../errors.ts";
 import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import { tellsOfDiscards, whyDiscarding } from "../qemu/discards.ts";
+import { MachineStateError } from "../qemu/errors.ts";
 import { machineFacts, statusOf } from "../qemu/facts.ts";
 import { type Backend, backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
+import { lastWordsIn } from "../qemu/launch.ts";
 import { OwnMigration, whyOutOfReach } from "../qemu/own_migration.ts";
 import { QmpClient, QmpCommandError, type QmpEvent, QmpLostError } from "../qemu/qmp.ts";
 import {
@@ -30,7 +32,7 @@ import {
 } from "../qemu/state_stream.ts";
 import { formatBytes } from "../units.ts";
 import type { WireQemu } from "../wire/messages.ts";
-import { type Machine, type MachineEvent, NotRunError, type Remains } from "./machine.ts";
+import { type Machine, type MachineEvent, NotRunError, type Remains, type StatePiece } from "./machine.ts";
 
 /** Loading may touch guest RAM, which then comes over the network. */
 const STATE_MS = 5_000;
@@ -235,15 +237,24 @@ export class QemuMachine implements Machine {
     if (before) await resetCapabilities(this.#qmp, before);
   }
 
-  save(): Promise<Uint8Array<ArrayBuffer>> {
+  save(): AsyncIterable<StatePiece> {
     return takeState(this.#qmp, { stream: this.#takeStream(), timeoutMs: STATE_MS, maxBytes: this.maxStateBytes });
   }
 
-  async restore(state: Uint8Array<ArrayBuffer>): Promise<void> {
+  async restore(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<void> {
     this.#restored = true;
     // QEMU loads by itself what it is sent by the other, which from some moment on cannot run its guest again.
     if (this.own) return this.#dismissGuard();
-    await giveState(this.#qmp, state, { stream: this.#takeStream(), timeoutMs: STATE_MS });
+    await giveState(this.#qmp, pieces, { stream: this.#takeStream(), timeoutMs: STATE_MS }).catch((cause) => {
+      // Other errors are of what the source sends.
+      if (!(cause instanceof MachineStateError || cause instanceof QmpLostError)) throw cause;
+      throw new MachineStateError(
+        `The destination's QEMU cannot load the guest: ${cause.message}${lastWordsIn(this.#folder)}`,
+        {
+          cause,
+        },
+      );
+    });
     const { status } = await statusOf(this.#qmp);
     if (status !== "paused") throw new PreflightError(`QEMU has loaded its guest and is "${status}"`, RUN_LACK);
   }

@@ -10,7 +10,7 @@ import type { PageRole } from "../../ffi/page_source.ts";
 import { PAGE_BYTES } from "../../ffi/ram.ts";
 import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
 import type { DestinationState, GygesEvent, Summary } from "../events.ts";
-import { type Machine, NotRunError } from "../machine/machine.ts";
+import { type Machine, NotRunError, type StatePiece } from "../machine/machine.ts";
 import type { PagerChoice, Transport } from "../options.ts";
 import type { DestinationPager, Pager } from "../pager/pager.ts";
 import type { Message, MessageOf, WireMachine, WireStats } from "../wire/messages.ts";
@@ -20,6 +20,7 @@ import { type ControlLink, listen } from "./control_link.ts";
 import type { Loaded, TakenOver } from "./loaded.ts";
 import { checkOffer, payloadBound, settle } from "./settle.ts";
 import { SinkWatch } from "./sink_watch.ts";
+import { statePieces } from "./state_pieces.ts";
 import { DESTINATION_TRANSITIONS, StateMachine } from "./states.ts";
 import { makeSummary, NO_STATS, toNs, toWireStats } from "./stats.ts";
 import { DEADLINE_MS, delay, PROGRESS_MS } from "./timing.ts";
@@ -301,7 +302,7 @@ export class DestinationMigration {
           await this.#arm(await this.#takeRegions(message, payload));
           break;
         case "state":
-          await this.#load(peer, payload);
+          await this.#load(peer, { bytes: payload, more: message.more });
           break;
         case "run":
           if (await this.#run(peer)) return;
@@ -374,9 +375,9 @@ export class DestinationMigration {
     this.#missingAtStart = await this.#pages.arm();
   }
 
-  async #load(peer: Peer, state: Uint8Array<ArrayBuffer>): Promise<void> {
+  async #load(peer: Peer, first: StatePiece): Promise<void> {
     if (this.#missingAtStart === null || this.#loaded) throw new ProtocolError(`Got "state" in state "${this.state}"`);
-    await this.#built.restore(state);
+    await this.#built.restore(statePieces(peer, first, this.#built.maxStateBytes));
     await this.#keep();
     this.#loaded = true;
     this.#loadedAt = performance.now();

@@ -270,10 +270,7 @@ export class SourceMigration {
     await this.#refreshRegions();
     const limitMs = Math.max(0, Math.round(deadlineMs));
     await this.#sendSet({ type: "round", round, deadline_ms: limitMs }, set.encode());
-    const { message } = await this.#connected.expect("round_done", limitMs + DEADLINE_MS.answer, (other) => {
-      if (other.type === "progress") this.#stats = other.stats;
-      return other.type === "progress";
-    });
+    const message = await this.#roundDone(limitMs + DEADLINE_MS.answer);
     if (message.round !== round) {
       throw new ProtocolError(`The destination ends round ${message.round} in round ${round}`);
     }
@@ -283,6 +280,15 @@ export class SourceMigration {
       durationMs: performance.now() - startedAt,
       leftPages: message.left_pages,
     };
+  }
+
+  /** Hears of the round's progress meanwhile. */
+  async #roundDone(timeoutMs: number): Promise<MessageOf<"round_done">> {
+    const { message } = await this.#connected.expect("round_done", timeoutMs, (other) => {
+      if (other.type === "progress") this.#stats = other.stats;
+      return other.type === "progress";
+    });
+    return message;
   }
 
   /** From the stop of the guest to its first step at the destination. */
@@ -332,11 +338,11 @@ export class SourceMigration {
     this.#ownRounds = rounds;
     this.#note(`QEMU's pre-copy ends: ${why}`);
     await this.#connected.send({ type: "end_round" });
-    await this.#connected.expect("round_done", DEADLINE_MS.answer);
+    await this.#roundDone(DEADLINE_MS.answer);
     if (mode !== "full") this.#precopyMs = performance.now() - startedAt;
     this.#states.to("handover", "the destination waits for QEMU's word");
     await this.#sendSet({ type: "handover" }, nothing);
-    await this.#connected.send({ type: "state" });
+    await this.#connected.send({ type: "state", more: false });
     await this.#connected.expect("loaded", DEADLINE_MS.handover);
     signal.throwIfAborted();
     this.#machine.giveAway();
@@ -377,11 +383,13 @@ export class SourceMigration {
     this.#states.to("handover", "CPU state and page sets go over");
     await this.#refreshRegions();
     const told = this.#sendSet({ type: "handover" }, missing.encode());
-    // Looked at below: a machine that still saves cannot be run again.
+    // Looked at below.
     told.catch(() => {});
-    const state = await this.#machine.save();
+    // The destination loads what has come while the rest is saved.
+    for await (const { bytes, more } of this.#machine.save()) {
+      await this.#connected.send({ type: "state", more }, bytes);
+    }
     await told;
-    await this.#connected.send({ type: "state" }, state);
     const { message } = await this.#connected.expect("loaded", DEADLINE_MS.handover);
     this.#handoverMs = performance.now() - this.#stoppedAt;
     this.#stats = { ...this.#stats, missing_pages: message.missing_pages };

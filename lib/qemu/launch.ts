@@ -12,6 +12,7 @@ const START_MS = 60_000;
 const END_MS = 1_000;
 /** Of its log, where it does not come up. */
 const LAST_LINES = 5;
+const LOG = "qemu.log";
 
 export interface RunningQemu {
   process: NativeProcess;
@@ -32,7 +33,7 @@ export interface LaunchQemuOptions {
 export async function launchQemu({ command, folder, ramFolder, incoming }: LaunchQemuOptions): Promise<RunningQemu> {
   const { start, args } = splitCommand(command);
   const socketPath = monitorPathIn(folder);
-  const log = `${folder}/qemu.log`;
+  const log = `${folder}/${LOG}`;
   const argv = [...start, ...launchArguments(args, { ramFolder, monitorFd: LISTEN_FD, incoming })];
   const helperPath = ramFolder === null ? null : `${folder}/faults.sock`;
   const process = await startProcess(argv, { log, socketPath, helperPath });
@@ -84,11 +85,25 @@ async function refuseParent(starter: string, { process, qmp }: RunningQemu): Pro
 }
 
 function didNotStart(what: string, log: string): PreflightError {
-  const said = Deno.readTextFileSync(log).trim().split("\n").slice(-LAST_LINES).join("; ");
-  return new PreflightError(`QEMU did not start: ${what}${said === "" ? "" : `, having said: ${said}`}`, {
+  return new PreflightError(`QEMU did not start: ${what}${lastWords(log)}`, {
     check: "qemu",
     remedy: "mend its arguments; the same ones must start QEMU on this host by hand",
   });
+}
+
+/** What it has said at last, behind a comma; nothing for one that was not started in `folder`. */
+export function lastWordsIn(folder: string): string {
+  try {
+    return lastWords(`${folder}/${LOG}`);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return "";
+    throw error;
+  }
+}
+
+function lastWords(log: string): string {
+  const said = Deno.readTextFileSync(log).trim().split("\n").slice(-LAST_LINES).join("; ");
+  return said === "" ? "" : `, having said: ${said}`;
 }
 
 /** The QEMU behind the monitor at `path`. Throws PreflightError, QmpLostError. */

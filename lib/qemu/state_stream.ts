@@ -8,6 +8,11 @@ import { MachineStateError } from "./errors.ts";
 import type { QmpClient } from "./qmp.ts";
 
 const POLL_MS = 1;
+/** What it writes at once is less. */
+const PIECE_BYTES = 256 << 10;
+const NOTHING = new Uint8Array(0);
+/** QEMU's words for a migration that is no more. */
+const ENDS = ["completed", "failed", "cancelled"];
 const infoSchema = v.object({
   status: v.optional(v.string()),
   "error-desc": v.optional(v.string()),
@@ -25,6 +30,13 @@ export interface StreamOptions {
   process: NativeProcess;
   /** Path for a unix socket that nobody else can reach. */
   socketPath: string;
+}
+
+/** A part of what a machine saves. */
+export interface StatePiece {
+  bytes: Uint8Array<ArrayBuffer>;
+  /** false: it is the last. */
+  more: boolean;
 }
 
 export interface StateOptions {
@@ -74,19 +86,28 @@ export async function openStream(qmp: QmpClient, { process, socketPath }: Stream
   }
 }
 
-/** The state of the stopped guest, after setCapabilities(). Throws MachineStateError, QmpLostError. */
-export async function takeState(
+/**
+ * The state of the stopped guest, after setCapabilities(), as QEMU writes it. When this ends, early or not, QEMU is at no
+ * migration any more and takes `cont`. Throws MachineStateError, QmpLostError.
+ */
+export async function* takeState(
   qmp: QmpClient,
-  options: StateOptions & { maxBytes: number },
-): Promise<Uint8Array<ArrayBuffer>> {
-  const { timeoutMs, maxBytes } = options;
-  using stream = options.stream;
-  const [state] = await Promise.all([
-    readAll(stream, maxBytes, timeoutMs),
-    qmp.call("migrate", { uri: `fd:${CONNECTION}` }),
-  ]);
-  await untilCompleted(qmp, timeoutMs);
-  return state;
+  { stream, timeoutMs, maxBytes }: StateOptions & { maxBytes: number },
+): AsyncGenerator<StatePiece> {
+  const begun = qmp.call("migrate", { uri: `fd:${CONNECTION}` });
+  // Awaited once all has been read.
+  begun.catch(() => {});
+  let over = false;
+  try {
+    for await (const bytes of readAll(stream, maxBytes, timeoutMs)) yield { bytes, more: true };
+    await begun;
+    await untilCompleted(qmp, timeoutMs);
+    over = true;
+    yield { bytes: NOTHING, more: false };
+  } finally {
+    close(stream);
+    if (!over) await untilOver(qmp, timeoutMs);
+  }
 }
 
 /** A QEMU that was started with -incoming defer waits for a state from here on, which goes into the result. */
@@ -102,57 +123,86 @@ export async function awaitState(qmp: QmpClient, options: StreamOptions): Promis
   }
 }
 
-/** Loads `state` after awaitState(). Throws MachineStateError, QmpLostError. */
+/** Loads a state after awaitState(). Throws MachineStateError, QmpLostError, and what `pieces` throws. */
 export async function giveState(
   qmp: QmpClient,
-  state: Uint8Array<ArrayBuffer>,
-  options: StateOptions,
+  pieces: AsyncIterable<Uint8Array<ArrayBuffer>>,
+  { stream, timeoutMs }: StateOptions,
 ): Promise<void> {
-  using stream = options.stream;
-  for (let at = 0; at < state.length;) at += await stream.write(state.subarray(at));
-  stream.closeWrite();
-  await untilCompleted(qmp, options.timeoutMs);
+  try {
+    if (await writeAll(stream, pieces)) stream.closeWrite();
+    await untilCompleted(qmp, timeoutMs);
+  } finally {
+    stream.close();
+  }
 }
 
-async function readAll(stream: Deno.UnixConn, maxBytes: number, timeoutMs: number) {
-  const timer = setTimeout(() => stream.close(), timeoutMs);
-  try {
-    const parts: Uint8Array[] = [];
-    let length = 0;
-    const buffer = new Uint8Array(1 << 20);
-    for (let n = await stream.read(buffer); n !== null; n = await stream.read(buffer)) {
-      length += n;
-      if (length > maxBytes) {
-        throw new MachineStateError(
-          `QEMU's state is larger than ${maxBytes} bytes: it seems to send guest RAM, which Gyges moves by itself`,
-        );
-      }
-      parts.push(buffer.slice(0, n));
+/** false: QEMU reads no more, for a reason that it says elsewhere. */
+async function writeAll(stream: Deno.UnixConn, pieces: AsyncIterable<Uint8Array>): Promise<boolean> {
+  for await (const piece of pieces) {
+    try {
+      for (let at = 0; at < piece.length;) at += await stream.write(piece.subarray(at));
+    } catch (error) {
+      if (error instanceof Deno.errors.BrokenPipe || error instanceof Deno.errors.ConnectionReset) return false;
+      throw error;
     }
-    return joined(parts, length);
+  }
+  return true;
+}
+
+async function* readAll(stream: Deno.UnixConn, maxBytes: number, timeoutMs: number) {
+  const buffer = new Uint8Array(PIECE_BYTES);
+  let length = 0;
+  for (;;) {
+    const n = await readOnce(stream, buffer, timeoutMs);
+    if (n === null) return;
+    length += n;
+    if (length > maxBytes) {
+      throw new MachineStateError(
+        `QEMU's state is larger than ${maxBytes} bytes: it seems to send guest RAM, which Gyges moves by itself`,
+      );
+    }
+    yield buffer.slice(0, n);
+  }
+}
+
+async function readOnce(stream: Deno.UnixConn, buffer: Uint8Array, timeoutMs: number): Promise<number | null> {
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    close(stream);
+  }, timeoutMs);
+  try {
+    return await stream.read(buffer);
+  } catch (error) {
+    throw late ? new MachineStateError(`QEMU has sent nothing of its state for ${timeoutMs / 1000} s`) : error;
   } finally {
     clearTimeout(timer);
   }
 }
 
-function joined(parts: readonly Uint8Array[], length: number): Uint8Array<ArrayBuffer> {
-  const whole = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
+/** It may be closed already. */
+function close(stream: Deno.UnixConn): void {
+  try {
+    stream.close();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BadResource)) throw error;
   }
-  return whole;
 }
 
 async function untilCompleted(qmp: QmpClient, timeoutMs: number): Promise<void> {
+  const { status, "error-desc": why } = await untilOver(qmp, timeoutMs);
+  if (status !== "completed") {
+    throw new MachineStateError(`QEMU's migration ${status}: ${why ?? "it does not say why"}`);
+  }
+}
+
+/** How it ended. */
+async function untilOver(qmp: QmpClient, timeoutMs: number): Promise<v.InferOutput<typeof infoSchema>> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     const info = await qmp.ask(infoSchema, "query-migrate");
-    if (info.status === "completed") return;
-    if (info.status === "failed" || info.status === "cancelled") {
-      throw new MachineStateError(`QEMU's migration ${info.status}: ${info["error-desc"] ?? "it does not say why"}`);
-    }
+    if (ENDS.includes(info.status ?? "")) return info;
     if (performance.now() > deadline) {
       throw new MachineStateError(`QEMU's migration is "${info.status}" after ${timeoutMs / 1000} s`);
     }

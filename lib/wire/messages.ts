@@ -16,7 +16,7 @@
  *                                       <-   discarded {wanted}
  *      (the guest is stopped)
  *      handover + regions, set          ->            the destination arms while the source saves
- *      state + bytes                    ->
+ *      state {more} + bytes             ->            as the source saves it, in one or more
  *                                       <-   loaded {missing}
  *      run                              ->            the commit point; sent once
  *                                       <-   running | not_run
@@ -151,7 +151,7 @@ export const messageSchema = v.variant("type", [
   v.object({ type: v.literal("discard"), regions_bytes: count }),
   v.object({ type: v.literal("discarded"), wanted_pages: count }),
   v.object({ type: v.literal("handover"), regions_bytes: count }),
-  v.object({ type: v.literal("state") }),
+  v.object({ type: v.literal("state"), more: v.boolean() }),
   v.object({ type: v.literal("loaded"), missing_pages: count }),
   v.object({ type: v.literal("run") }),
   v.object({ type: v.literal("running") }),

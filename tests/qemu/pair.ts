@@ -44,6 +44,8 @@ export interface Waiting extends Held {
 export interface PrepareOptions extends StartOptions {
   /** Another one than the source's. */
   disk?: string;
+  /** Of QEMU's arguments, in place of those that the source has more. */
+  extra?: readonly string[];
   args?: readonly string[];
 }
 
@@ -97,8 +99,9 @@ export class QemuPair implements AsyncDisposable {
   }
 
   /** The same for one that need not come to a ticket. */
-  async startPrepare({ args = [], disk, ...options }: PrepareOptions = {}): Promise<Held> {
-    const { name, log, command } = await this.#new("dest", disk ? { ...this.shape, disk } : this.shape);
+  async startPrepare({ args = [], disk, extra, ...options }: PrepareOptions = {}): Promise<Held> {
+    const shape = { ...this.shape, ...disk !== undefined && { disk }, ...extra && { extra } };
+    const { name, log, command } = await this.#new("dest", shape);
     const process = this.host.start(["prepare", name, ...args, "--", ...command], options);
     return { name, process, log };
   }

@@ -160,6 +160,25 @@ Deno.test("a guest whose disk somebody has at the destination is given back, who
   await pair.proved();
 });
 
+/** A state that is too large to be on its way at once, and in which the last device is the source's alone. */
+const DEVICES = ["-device", "VGA,vgamem_mb=32,romfile=", "-device", "virtio-rng-pci"];
+
+for (const qemu of ["7.2", "10.0"] as const) {
+  Deno.test(`a state that QEMU ${qemu} cannot load is told in its words, and the guest stays and moves at last`, async () => {
+    await using pair = await QemuPair.open({ ...SHAPE, qemu, extra: DEVICES });
+    const home = await pair.start();
+    const to = await pair.prepare({ extra: DEVICES.slice(0, 2) });
+    const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, "--mode", "full"]);
+    await migrate.endedWith(10);
+    const { message } = await migrate.waitFor("error");
+    assert.match(message, /The destination's QEMU cannot load.*virtio-rng.*The guest runs at the source/s);
+    await to.process.ended();
+    await pair.console.untilBeats(5);
+    await pair.move(home, await pair.prepare(), ["--mode", "full"]);
+    await pair.proved();
+  });
+}
+
 Deno.test("RAM that was pre-copied to a QEMU which has not run is the source's, byte by byte; with a control", async () => {
   await using pair = await QemuPair.open({ ...SHAPE, qemu: "10.0" });
   const home = await pair.start();

@@ -52,7 +52,7 @@ const EXAMPLES: { [T in Message["type"]]: Extract<Message, { type: T }> } = {
   discard: { type: "discard", regions_bytes: 0 },
   discarded: { type: "discarded", wanted_pages: 3 },
   handover: { type: "handover", regions_bytes: 48 },
-  state: { type: "state" },
+  state: { type: "state", more: false },
   loaded: { type: "loaded", missing_pages: 3 },
   run: { type: "run" },
   running: { type: "running" },
