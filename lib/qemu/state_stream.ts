@@ -5,7 +5,7 @@
 import * as v from "valibot";
 import type { NativeProcess } from "../../ffi/process.ts";
 import { MachineStateError } from "./errors.ts";
-import type { QmpClient } from "./qmp.ts";
+import { type QmpClient, QmpCommandError } from "./qmp.ts";
 
 const POLL_MS = 1;
 /** What it writes at once is less. */
@@ -31,6 +31,8 @@ export interface StreamOptions {
   /** Path for a unix socket that nobody else can reach. */
   socketPath: string;
 }
+
+type Monitor = Pick<QmpClient, "call" | "ask">;
 
 /** A part of what a machine saves. */
 export interface StatePiece {
@@ -91,22 +93,29 @@ export async function openStream(qmp: QmpClient, { process, socketPath }: Stream
  * migration any more and takes `cont`. Throws MachineStateError, QmpLostError.
  */
 export async function* takeState(
-  qmp: QmpClient,
+  qmp: Monitor,
   { stream, timeoutMs, maxBytes }: StateOptions & { maxBytes: number },
 ): AsyncGenerator<StatePiece> {
-  const begun = qmp.call("migrate", { uri: `fd:${CONNECTION}` });
-  // Awaited once all has been read.
-  begun.catch(() => {});
   let over = false;
+  let refusal: Error | null = null;
+  const begun = qmp.call("migrate", { uri: `fd:${CONNECTION}` }).catch((error) => {
+    refusal = error;
+    over = error instanceof QmpCommandError;
+    // Nothing more is to be waited for.
+    close(stream);
+  });
   try {
     for await (const bytes of readAll(stream, maxBytes, timeoutMs)) yield { bytes, more: true };
     await begun;
     await untilCompleted(qmp, timeoutMs);
     over = true;
     yield { bytes: NOTHING, more: false };
+  } catch (error) {
+    throw refusal ?? error;
   } finally {
     close(stream);
-    if (!over) await untilOver(qmp, timeoutMs);
+    await begun;
+    if (!over) await untilOver(qmp, timeoutMs).catch(() => {});
   }
 }
 
@@ -125,7 +134,7 @@ export async function awaitState(qmp: QmpClient, options: StreamOptions): Promis
 
 /** Loads a state after awaitState(). Throws MachineStateError, QmpLostError, and what `pieces` throws. */
 export async function giveState(
-  qmp: QmpClient,
+  qmp: Monitor,
   pieces: AsyncIterable<Uint8Array<ArrayBuffer>>,
   { stream, timeoutMs }: StateOptions,
 ): Promise<void> {
@@ -190,7 +199,7 @@ function close(stream: Deno.UnixConn): void {
   }
 }
 
-async function untilCompleted(qmp: QmpClient, timeoutMs: number): Promise<void> {
+async function untilCompleted(qmp: Monitor, timeoutMs: number): Promise<void> {
   const { status, "error-desc": why } = await untilOver(qmp, timeoutMs);
   if (status !== "completed") {
     throw new MachineStateError(`QEMU's migration ${status}: ${why ?? "it does not say why"}`);
@@ -198,7 +207,7 @@ async function untilCompleted(qmp: QmpClient, timeoutMs: number): Promise<void> 
 }
 
 /** How it ended. */
-async function untilOver(qmp: QmpClient, timeoutMs: number): Promise<v.InferOutput<typeof infoSchema>> {
+async function untilOver(qmp: Monitor, timeoutMs: number): Promise<v.InferOutput<typeof infoSchema>> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     const info = await qmp.ask(infoSchema, "query-migrate");
