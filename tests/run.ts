@@ -90,7 +90,7 @@ const PARTS: Part[] = [
   },
   denoPart("qemu", 1200, false),
   // Its figures are worth reading.
-  denoPart("lab", 2700, false),
+  denoPart("lab", 3600, false),
 ];
 
 /** Reads a JUnit file. Null if there is no such file. */
