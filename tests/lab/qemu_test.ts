@@ -167,11 +167,15 @@ const MONITOR = ["-chardev", `pipe,id=pipe,path=${PIPE}`, "-mon", "chardev=pipe"
 const BALLOONED = { pager: "user", guest: { balloon: "romfile=" }, extra: MONITOR } as const;
 const HYBRID = ["--transport", "rdma", "--mode", "hybrid", "--precopy-timeout"];
 
-labTest("a Linux guest moves by the user pager over RDMA, not while its balloon takes memory", {
+/** For good: not even root may trace anybody any more. What else is in this file needs no tracing. */
+const NO_TRACING = "echo 3 >/proc/sys/kernel/yama/ptrace_scope";
+
+labTest("a Linux guest moves by the user pager over RDMA where nobody may trace, not while its balloon takes memory", {
   kernel: "6.12",
   ...OPTIONS,
 }, async (lab) => {
   const [one, two] = [lab.host(1), lab.host(2)];
+  for (const host of lab.hosts) await host.ask(NO_TRACING);
   await one.ask(`rm -f ${PIPE}.*; mkfifo ${PIPE}.in ${PIPE}.out`);
   await withGuest(lab, BALLOONED, async ({ command, here, there, run, home, away, console }) => {
     const [first, second] = ["first", "second"].map((name) =>
