@@ -171,12 +171,22 @@ GY_EXPORT void gy_guard_dismiss(struct gy_guard *guard);
 
 struct gy_tracker;
 
+enum gy_tracker_way {
+	GY_TRACKER_WRITE_PROTECTION = 0,	/* userfaultfd's, asynchronous: Linux 6.7 */
+	GY_TRACKER_SOFT_DIRTY = 1,		/* where the kernel is older */
+};
+
 /*
- * Notes from now on what process @pid of gy_ram_attach() writes through its mapping, by asynchronous write protection
- * of userfaultfd. Writes by others, and by direct I/O under way at a collect, are not seen: collect with I/O drained.
- * Errors: ENOTSUP this kernel cannot (before Linux 6.7), EPERM, EBUSY as in remote_call.h.
+ * What process @pid of gy_ram_attach() writes through its mapping, from gy_tracker_start() on; answers an enum
+ * gy_tracker_way. Writes by others, and by direct I/O under way at a collect, are not seen: start and collect with the
+ * guest stopped and its I/O drained. By soft-dirty bits RAM is locked in memory, page by page as it is used, and
+ * whatever is written while one of the two is under way is lost.
+ * Errors: ENOTSUP this kernel cannot, or not with this RAM; EPERM, EBUSY as in remote_call.h.
  */
 GY_EXPORT int gy_tracker_create(struct gy_ram *ram, struct gy_tracker **out, char *err, uint32_t err_bytes);
+GY_EXPORT int gy_tracker_start(struct gy_tracker *tracker, char *err, uint32_t err_bytes);
+/* Before a collect, with the guest running: does the part that can be done so. Not needed. */
+GY_EXPORT int gy_tracker_prepare(struct gy_tracker *tracker);
 /* ORs into @bitmap the pages written since the last collect, or the start; returns how many there were. */
 GY_EXPORT int64_t gy_tracker_collect(struct gy_tracker *tracker, uint64_t *bitmap, uint64_t words);
 GY_EXPORT void gy_tracker_destroy(struct gy_tracker *tracker);

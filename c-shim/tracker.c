@@ -3,7 +3,8 @@
  * tracker.c - what another process, QEMU, has written to its guest's RAM.
  *
  * A userfaultfd inside that process write-protects RAM in asynchronous mode: the kernel itself lets a write through and
- * leaves a mark in the page tables, nobody waits. PAGEMAP_SCAN reads the marks and protects again in one step.
+ * leaves a mark in the page tables, nobody waits. PAGEMAP_SCAN reads the marks and protects again in one step. Where the
+ * kernel cannot, soft_dirty.c is the way.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 #include "gyges.h"
 #include "ram.h"
 #include "remote_call.h"
+#include "soft_dirty.h"
 
 /* Linux 6.7; Debian 12's headers are older. */
 #define FEATURE_WP_UNPOPULATED (1ull << 13)
@@ -43,7 +45,8 @@ struct scan_region {
 #define SCAN_REGIONS 1024u
 
 struct gy_tracker {
-	const struct gy_ram *ram;
+	struct gy_ram *ram;
+	struct soft_dirty *soft;	/* the way, unless NULL */
 	int fd;
 	int remote_fd;
 	int pagemap_fd;
@@ -95,11 +98,22 @@ static int protect(const struct gy_tracker *tracker, const struct ram_piece *pie
 	return 0;
 }
 
-static int start(struct gy_tracker *tracker, const struct gy_err *err)
+static void close_userfaultfd(struct gy_tracker *tracker)
+{
+	if (tracker->remote_fd >= 0)
+		remote_close(tracker->ram->pid, tracker->remote_fd);
+	if (tracker->fd >= 0)
+		close(tracker->fd);
+	tracker->remote_fd = -1;
+	tracker->fd = -1;
+}
+
+/* enum gy_tracker_way. */
+static int open_tracker(struct gy_tracker *tracker, const struct gy_err *err)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = WANTED_FEATURES };
 	char path[64];
-	int ret = 0;
+	int ret;
 
 	snprintf(path, sizeof(path), "/proc/%d/pagemap", tracker->ram->pid);
 	tracker->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -109,11 +123,11 @@ static int start(struct gy_tracker *tracker, const struct gy_err *err)
 	tracker->fd = remote_userfaultfd(tracker->ram->pid, &tracker->remote_fd, err);
 	if (tracker->fd < 0)
 		return tracker->fd;
-	if (ioctl(tracker->fd, UFFDIO_API, &api))
-		return gy_err_set(err, -ENOTSUP, "this kernel cannot track the writes of a QEMU guest (Linux 6.7 can)");
-	for (uint32_t i = 0; i < tracker->ram->n_pieces && !ret; i++)
-		ret = protect(tracker, &tracker->ram->piece[i], err);
-	return ret;
+	if (!ioctl(tracker->fd, UFFDIO_API, &api))
+		return GY_TRACKER_WRITE_PROTECTION;
+	close_userfaultfd(tracker);
+	ret = soft_dirty_open(tracker->ram, &tracker->soft, err);
+	return ret ? ret : GY_TRACKER_SOFT_DIRTY;
 }
 
 int gy_tracker_create(struct gy_ram *ram, struct gy_tracker **out, char *err, uint32_t err_bytes)
@@ -128,13 +142,24 @@ int gy_tracker_create(struct gy_ram *ram, struct gy_tracker **out, char *err, ui
 	if (!tracker)
 		return -ENOMEM;
 	*tracker = (struct gy_tracker){ .ram = ram, .fd = -1, .remote_fd = -1, .pagemap_fd = -1 };
-	ret = start(tracker, &words);
-	if (ret) {
+	ret = open_tracker(tracker, &words);
+	if (ret < 0)
 		gy_tracker_destroy(tracker);
-		return ret;
-	}
-	*out = tracker;
-	return 0;
+	else
+		*out = tracker;
+	return ret;
+}
+
+int gy_tracker_start(struct gy_tracker *tracker, char *err, uint32_t err_bytes)
+{
+	struct gy_err words = { err, err_bytes };
+	int ret = 0;
+
+	if (tracker->soft)
+		return (int)soft_dirty_collect(tracker->soft, NULL);
+	for (uint32_t i = 0; i < tracker->ram->n_pieces && !ret; i++)
+		ret = protect(tracker, &tracker->ram->piece[i], &words);
+	return ret;
 }
 
 void gy_tracker_destroy(struct gy_tracker *tracker)
@@ -143,12 +168,10 @@ void gy_tracker_destroy(struct gy_tracker *tracker)
 		return;
 	if (tracker->fd >= 0)
 		unregister(tracker->fd, tracker->ram);
-	if (tracker->remote_fd >= 0)
-		remote_close(tracker->ram->pid, tracker->remote_fd);
-	if (tracker->fd >= 0)
-		close(tracker->fd);
+	close_userfaultfd(tracker);
 	if (tracker->pagemap_fd >= 0)
 		close(tracker->pagemap_fd);
+	soft_dirty_close(tracker->soft);
 	free(tracker);
 }
 
@@ -188,12 +211,19 @@ static int scan_piece(struct gy_tracker *tracker, const struct ram_piece *piece,
 	return 0;
 }
 
+int gy_tracker_prepare(struct gy_tracker *tracker)
+{
+	return tracker->soft ? soft_dirty_prepare(tracker->soft) : 0;
+}
+
 int64_t gy_tracker_collect(struct gy_tracker *tracker, uint64_t *bitmap, uint64_t words)
 {
 	int64_t found = 0;
 
 	if (words != bitmap_words(tracker->ram->pages))
 		return -EINVAL;
+	if (tracker->soft)
+		return soft_dirty_collect(tracker->soft, (gy_word *)bitmap);
 	for (uint32_t i = 0; i < tracker->ram->n_pieces; i++) {
 		int ret = scan_piece(tracker, &tracker->ram->piece[i], (gy_word *)bitmap, &found);
 

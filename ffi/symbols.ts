@@ -43,6 +43,8 @@ export const SYMBOLS = {
 
   // write tracking in another process: ram, out, err, err_bytes
   gy_tracker_create: { parameters: ["pointer", OUT, "buffer", "u32"], result: "i32", nonblocking: true },
+  gy_tracker_start: { parameters: ["pointer", "buffer", "u32"], result: "i32", nonblocking: true },
+  gy_tracker_prepare: { parameters: ["pointer"], result: "i32", nonblocking: true },
   gy_tracker_collect: { parameters: ["pointer", "buffer", "u64"], result: "i64", nonblocking: true },
   gy_tracker_destroy: { parameters: ["pointer"], result: "void", nonblocking: true },
 

@@ -62,7 +62,8 @@ export interface Machine extends AsyncDisposable {
   /** Reads all of `pieces`. Throws for a state that is damaged or foreign. */
   restore(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<void>;
 
-  dirtyStart(): Promise<void>;
+  /** From here on every write is noted: by what, in words. */
+  dirtyStart(): Promise<string>;
   /** Adds what was written since the last call. */
   dirtyCollect(set: PageSet): Promise<number>;
   dirtyStop(): Promise<void>;

@@ -95,8 +95,9 @@ export class MicroMachine implements Machine {
     await this.#vm.restore(new Uint8Array(await new Blob(parts).arrayBuffer()));
   }
 
-  dirtyStart(): Promise<void> {
-    return this.#vm.dirtyStart();
+  async dirtyStart(): Promise<string> {
+    await this.#vm.dirtyStart();
+    return "KVM's dirty log";
   }
 
   dirtyCollect(set: PageSet): Promise<number> {

@@ -89,6 +89,8 @@ export class QemuMachine implements Machine {
   #waiting: boolean;
   #restored = false;
   #running: boolean;
+  /** It stands by our word, its disks' requests done. */
+  #still = false;
   /** How the guest ended by its own word, before its process went. */
   #shutdown: string | null = null;
   #over = false;
@@ -183,6 +185,7 @@ export class QemuMachine implements Machine {
     const { status, running } = await statusOf(this.#qmp);
     if (!running) throw new PreflightError(`QEMU's guest does not run but is "${status}"`, RUN_LACK);
     this.#running = true;
+    this.#still = false;
     this.#waiting = false;
     if (this.#restored) this.#announce();
   }
@@ -205,6 +208,7 @@ export class QemuMachine implements Machine {
   async stop(timeoutMs: number): Promise<void> {
     await this.#qmp.call("stop", {}, timeoutMs);
     this.#running = false;
+    this.#still = true;
   }
 
   /** A guest that we stop, for however short a time, runs on if we die. One that somebody else has stopped does not. */
@@ -224,6 +228,8 @@ export class QemuMachine implements Machine {
   async prepareSave(): Promise<void> {
     this.#standGuard();
     if (this.own) return;
+    // Over RDMA all of RAM has become present since the last look.
+    await this.#tracker?.prepare();
     this.#capabilities ??= await setCapabilities(this.#qmp);
     this.#state ??= await openStream(this.#qmp, this.#stream);
   }
@@ -276,15 +282,18 @@ export class QemuMachine implements Machine {
     this.#state = null;
   }
 
-  async dirtyStart(): Promise<void> {
+  async dirtyStart(): Promise<string> {
     this.#standGuard();
     try {
-      this.#tracker = await this.#drained(() => WriteTracker.start(this.ram));
+      const tracker = this.#tracker = await WriteTracker.open(this.ram);
+      await this.#drained(() => tracker.start());
+      return tracker.way;
     } catch (cause) {
+      await this.dirtyStop();
       if (!(cause instanceof NativeError)) throw cause;
       throw new PreflightError(cause.message, {
         check: "dirty-tracking",
-        remedy: "use --mode full, which needs none",
+        remedy: "use --mode full --transport tcp, which needs no tracking",
         cause,
       });
     }
@@ -292,11 +301,13 @@ export class QemuMachine implements Machine {
 
   /**
    * With the guest stopped for the moment of the look: a page that a disk is reading into by direct I/O is marked when
-   * that begins, and its content comes later without a mark.
+   * that begins, and its content comes later without a mark. By soft-dirty bits what is written during the look is lost,
+   * whoever writes it.
    */
   async dirtyCollect(set: PageSet): Promise<number> {
     const tracker = this.#tracker;
     if (!tracker) throw new Error("Writes are not tracked");
+    if (this.#running) await tracker.prepare();
     return await this.#drained(() => tracker.collect(set));
   }
 
@@ -306,7 +317,12 @@ export class QemuMachine implements Machine {
   }
 
   async #drained<T>(look: () => Promise<T>): Promise<T> {
-    if (!this.#running || scansUndrained()) return await look();
+    if (scansUndrained()) return await look();
+    if (!this.#running) {
+      // One that has stopped by itself, as for a disk's error, says so before its other requests are done.
+      if (!this.#still) await statusOf(this.#qmp);
+      return await look();
+    }
     await this.#qmp.call("stop");
     try {
       return await look();
@@ -402,7 +418,10 @@ export class QemuMachine implements Machine {
     const { name, data } = event;
     if (tellsOfDiscards(event)) this.#discards++;
     if (name === "STOP") this.#running = false;
-    if (name === "RESUME") this.#running = true;
+    if (name === "RESUME") {
+      this.#running = true;
+      this.#still = false;
+    }
     if (name === "SHUTDOWN") this.#shutdown = reasonOf(data);
     if (name === "GUEST_PANICKED") this.#tell({ type: "failed", text: "its kernel has panicked" });
   }

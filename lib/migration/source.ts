@@ -239,7 +239,7 @@ export class SourceMigration {
     this.#states.to("precopy", `pulling pages for ${precopyTimeoutMs / 1000} s at most while the guest runs`);
     const startedAt = performance.now();
     // Tracking first: a page written during the scan is then in the set or in the log, or in both.
-    await this.#pager.dirtyStart();
+    this.#note(`Writes are tracked by ${await this.#pager.dirtyStart()}`);
     let dirty = new PageSet(this.#pages);
     this.#presentPages = await this.#pager.scanPresent(dirty);
     const endAt = startedAt + precopyTimeoutMs - Math.min(RESERVE_MAX_MS, precopyTimeoutMs * RESERVE_SHARE);

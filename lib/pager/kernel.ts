@@ -104,8 +104,9 @@ class KernelSourcePager implements SourcePager {
     return this.#source.scanPresent(set);
   }
 
-  dirtyStart(): Promise<void> {
-    return this.#source.dirtyStart();
+  async dirtyStart(): Promise<string> {
+    await this.#source.dirtyStart();
+    return "gygesfs";
   }
 
   dirtyCollect(set: PageSet): Promise<number> {

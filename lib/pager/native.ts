@@ -103,8 +103,8 @@ class NativeSourcePager implements SourcePager {
     return Promise.resolve(0);
   }
 
-  dirtyStart(): Promise<void> {
-    return Promise.resolve();
+  dirtyStart(): Promise<string> {
+    return Promise.resolve("QEMU itself");
   }
 
   dirtyCollect(_set: PageSet): Promise<number> {

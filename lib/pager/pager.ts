@@ -81,8 +81,8 @@ export interface SourcePager extends AsyncDisposable {
    * `regions()`; then, in full mode, quickly, into the same set, with it stopped. Resolves with how many the set has.
    */
   scanPresent(set: PageSet): Promise<number>;
-  /** From here on every write is noted. Comes before the first `scanPresent()` of a pre-copy. */
-  dirtyStart(): Promise<void>;
+  /** From here on every write is noted: by what, in words. Comes before the first `scanPresent()` of a pre-copy. */
+  dirtyStart(): Promise<string>;
   /** Adds what was written since the last call, or the start; resolves with how many pages that were. */
   dirtyCollect(set: PageSet): Promise<number>;
   /** Nothing when it was not started. */

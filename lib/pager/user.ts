@@ -137,9 +137,10 @@ class UserSourcePager implements SourcePager {
     return await this.#source.scanPresent(set);
   }
 
-  async dirtyStart(): Promise<void> {
-    await this.#machine.dirtyStart();
+  async dirtyStart(): Promise<string> {
+    const way = await this.#machine.dirtyStart();
     this.#tracking = true;
+    return way;
   }
 
   async dirtyCollect(set: PageSet): Promise<number> {

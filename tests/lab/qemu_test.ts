@@ -5,12 +5,14 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import type { Sample, Summary } from "../../lib/events.ts";
 import type { PagerKind } from "../../lib/options.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 import { until } from "../helpers/host.ts";
 import { GuestConsole } from "../qemu/console.ts";
 import { consoleArguments, linuxGuest, type LinuxGuestOptions } from "../qemu/guest.ts";
+import { tool } from "./cache.ts";
 import { GygesHost, type LabStartOptions } from "./gyges_host.ts";
 import type { LabHost } from "./host.ts";
 import { type KernelVersion, type Lab, labTest } from "./lab.ts";
@@ -21,6 +23,8 @@ const GUEST = { memory: "160M", workingSet: "24M", rate: 1500, network: "user" }
 /** What another process reads at a time: soon done, so that there is something left for the rest of the test. */
 const MAPPED_PAGES = 1000;
 const LOG = "/tmp/guest.console";
+const SHIM = fileURLToPath(new URL("../../c-shim", import.meta.url));
+const SOFT_DIRTY = "build/tests/soft_dirty_test";
 /** A host's one QEMU that gyges has started, for pgrep. */
 const QEMU = "[q]emu-system.*gyges-monitor";
 const PATIENCE_MS = 120_000;
@@ -204,6 +208,37 @@ labTest("a Linux guest moves by the user pager over RDMA where nobody may trace,
     say("6.12", summary);
     await there.start(["vm", "stop", "second"]).endedWith(0, PATIENCE_MS);
     await second.endedWith(0);
+  });
+});
+
+/** Older than asynchronous write protection. */
+const OLD = "6.1";
+
+labTest("a Linux guest moves by the user pager from a kernel that knows its writes by soft-dirty bits only", {
+  kernel: OLD,
+  ...OPTIONS,
+}, async (lab) => {
+  // What the machine's own kernel cannot show: marks that are lost, and writes that are not.
+  await tool("make", ["-s", "-C", SHIM, SOFT_DIRTY]);
+  globalThis.console.log(`lab: ${(await lab.host(1).ask(join(SHIM, SOFT_DIRTY))).trim()}`);
+  const guest = { workingSet: "8M", rate: 300 };
+  await withGuest(lab, { pager: "user", guest }, async ({ command, here, there, run, home, away, console }) => {
+    const address = `${lab.host(2).address}:0`;
+    const prepare = there.start(["prepare", "away", "--pager", "user", "--listen", address, "--", ...command]);
+    const { ticket } = await prepare.waitFor("ticket");
+    const hybrid = ["--transport", "tcp", "--mode", "hybrid", "--precopy-timeout", "40s"];
+    const migrate = here.start(["migrate", ticket, "--vm", "home", ...hybrid]);
+    await migrate.waitFor("note", ({ detail }) => detail.startsWith("Writes are tracked by soft-dirty bits"));
+    await migrate.endedWith(0, PATIENCE_MS);
+    await run.endedWith(0);
+    const summary = await migrate.waitFor("summary");
+    await proveArrived(console, home, away);
+    say(OLD, summary);
+    assert.deepEqual([summary.pager, summary.duplicate_pages], ["user", 0]);
+    // Were all pages taken for written, all would come again after the switch.
+    assert.ok(summary.precopy_rounds > 0 && summary.precopy_pages > 2 * summary.postcopy_pages);
+    await there.start(["vm", "stop", "away"]).endedWith(0, PATIENCE_MS);
+    await prepare.endedWith(0);
   });
 });
 

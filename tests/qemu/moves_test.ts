@@ -134,6 +134,7 @@ async function moveWithoutLastWrite(): Promise<readonly string[]> {
   const migrate = pair.host.start(["migrate", to.ticket, "--qmp", qmp, ...rounds], {
     env: { GYGES_INJECT: `skip-dirty@${page}` },
   });
+  await migrate.waitFor("note", ({ detail }) => /^Writes are tracked by .* write protection/.test(detail));
   await migrate.endedWith(0);
   pair.console.moveTo(to.log);
   // It would be long in coming to the page, but before it powers off it looks at all. (Its end may overtake the answer.)

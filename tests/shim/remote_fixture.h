@@ -30,7 +30,7 @@
 
 /* What the child is asked for; it answers with a byte of the page. */
 struct order {
-	char what;	/* 'r' read, 'w' write, 's' signals seen */
+	char what;	/* 'r' read, 'w' write, 'p' page out, 's' signals seen */
 	uint8_t value;
 	uint64_t page;
 };
@@ -68,7 +68,10 @@ static inline void serve(uint8_t *const base[], int from, int to)
 		at = base[order.page / PIECE_PAGES] + order.page % PIECE_PAGES * GY_PAGE_BYTES;
 		if (order.what == 'w')
 			*at = order.value;
-		answer = order.what == 's' ? (uint32_t)signals_seen : *at;
+		if (order.what == 'p')
+			answer = (uint32_t)madvise((void *)at, GY_PAGE_BYTES, MADV_PAGEOUT);
+		else
+			answer = order.what == 's' ? (uint32_t)signals_seen : *at;
 		if (write(to, &answer, sizeof(answer)) != sizeof(answer))
 			_exit(1);
 	}

@@ -61,7 +61,8 @@ static void test_writes_are_tracked(enum rights rights)
 
 	ask(&other, 'w', 5, 1);
 	answer(&other);
-	CHECK(!gy_tracker_create(ram, &tracker, err, sizeof(err)));
+	CHECK(gy_tracker_create(ram, &tracker, err, sizeof(err)) >= 0);
+	CHECK(!gy_tracker_start(tracker, err, sizeof(err)));
 	CHECK_EQUAL(gy_tracker_collect(tracker, (uint64_t *)bitmap, words), 0);
 	/* One that was there, one that was not, one of the other piece, one only read. */
 	ask(&other, 'w', 5, 2);

@@ -124,12 +124,14 @@ static void test_a_tracker_left_behind_is_ended(void)
 
 	CHECK(agent >= 0);
 	if (!agent) {
-		CHECK(!gy_tracker_create(ram, &tracker, err, sizeof(err)));
+		CHECK(gy_tracker_create(ram, &tracker, err, sizeof(err)) >= 0);
+		CHECK(!gy_tracker_start(tracker, err, sizeof(err)));
 		_exit(0);
 	}
 	CHECK(waitpid(agent, NULL, 0) == agent);
 	CHECK_EQUAL(open_descriptors(other.pid), before + 1);
-	CHECK(!gy_tracker_create(ram, &tracker, err, sizeof(err)));
+	CHECK(gy_tracker_create(ram, &tracker, err, sizeof(err)) >= 0);
+	CHECK(!gy_tracker_start(tracker, err, sizeof(err)));
 	ask(&other, 'w', 5, 2);
 	answer(&other);
 	CHECK_EQUAL(gy_tracker_collect(tracker, (uint64_t *)bitmap, PIECES * PIECE_PAGES / 64), 1);
