@@ -169,6 +169,8 @@ for (const [kernel, args] of MOVES) {
 const PIPE = "/tmp/monitor";
 const MONITOR = ["-chardev", `pipe,id=pipe,path=${PIPE}`, "-mon", "chardev=pipe"];
 const BALLOONED = { pager: "user", guest: { balloon: "romfile=" }, extra: MONITOR } as const;
+/** Between two orders to the balloon. */
+const ORDER_MS = 3000;
 const HYBRID = ["--transport", "rdma", "--mode", "hybrid", "--precopy-timeout"];
 
 /** For good: not even root may trace anybody any more. What else is in this file needs no tracing. */
@@ -190,8 +192,12 @@ labTest("a Linux guest moves by the user pager over RDMA where nobody may trace,
     // Slowly, as commands to a busy host are slow.
     const fails = here.start(["migrate", unlucky, "--vm", "home", ...HYBRID, "90s", "--bandwidth", "24Mbit"]);
     await fails.waitFor("sample", ({ state, pulled_pages }) => state === "precopy" && pulled_pages > 0);
-    await one.ask(`echo balloon 140 >${PIPE}.in`);
-    const { events } = await fails.endedWith(10, PATIENCE_MS);
+    // Again and again: the guest may not have its balloon yet.
+    for (let mib = 140; fails.running; mib = 290 - mib) {
+      await one.ask(`echo balloon ${mib} >${PIPE}.in`);
+      await pause(ORDER_MS);
+    }
+    const { events } = await fails.endedWith(10);
     const error = events.at(-1);
     assert.ok(error?.type === "error");
     assert.match(error.message, /has given memory back.*The guest runs at the source/);
