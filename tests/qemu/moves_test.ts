@@ -110,13 +110,14 @@ Deno.test("control: a page that comes as zeros is found by the guest", async () 
 });
 
 Deno.test("control: a page whose last write is not sent is found by the guest", async () => {
-  // The guest may write the page again before the stop, which mends it; it is slow, so that it seldom does. And the next
-  // page that is written need not be one of those that it stamps: damage to its own books has other names.
-  const found: string[] = [];
-  for (let tries = 4; tries > 0 && !found.some((damage) => damage.endsWith("stale")); tries--) {
-    found.push((await moveWithoutLastWrite())[0] ?? "nothing");
+  // The guest may write the page again before the stop, which mends it; it is slow, so that it seldom does.
+  for (let tries = 3; tries > 0; tries--) {
+    const [found] = await moveWithoutLastWrite();
+    if (found === undefined) continue;
+    assert.match(found, /stale$/);
+    return;
   }
-  assert.ok(found.at(-1)?.endsWith("stale"), `of four writes that were not sent the guest found: ${found.join("; ")}`);
+  assert.fail("of three writes that were not sent the guest missed none");
 });
 
 /** Moves a guest with one page's last write left out; what damage it has found when it powers off. */
