@@ -54,6 +54,8 @@ export class Lab implements AsyncDisposable {
   keptLogs: string | null = null;
   /** The module that is in the hosts. */
   readonly #gyges: string | null;
+  /** Names in the share, and what they were copied from. */
+  readonly #shared = new Map<string, string>();
   #failed = false;
 
   private constructor(hosts: readonly LabHost[], folder: string, bootMs: number, gyges: string | null) {
@@ -111,7 +113,18 @@ export class Lab implements AsyncDisposable {
 
   /** Puts tests/lab/programs/NAME.c into the hosts; its path there. */
   async program(name: string): Promise<string> {
-    await Deno.copyFile(await hostProgram(name), join(this.folder, "share", name));
+    return await this.share(await hostProgram(name), name);
+  }
+
+  /**
+   * Puts the file `path` into the hosts as `name`; its path there. Another file needs another name: a host keeps what it
+   * has read under one, and would have a guest boot what the one before it was given.
+   */
+  async share(path: string, name = basename(path)): Promise<string> {
+    const known = this.#shared.get(name);
+    assert.equal(path, known ?? path, `the hosts have another file as ${name}`);
+    if (known === undefined) await Deno.copyFile(path, join(this.folder, "share", name));
+    this.#shared.set(name, path);
     return `/run/lab/share/${name}`;
   }
 

@@ -14,7 +14,7 @@ async function build(lab: Lab, version: KernelVersion): Promise<string> {
   const { release, headers } = await kernelTree(version);
   const args = ["module", "build", "--kernel", release, "--headers", headers, "--cache", join(CACHE, "modules")];
   const path = (await tool(join(lab.folder, "share/gyges"), args)).trim();
-  await Deno.copyFile(path, join(lab.folder, "share", basename(path)));
+  await lab.share(path);
   return basename(path);
 }
 

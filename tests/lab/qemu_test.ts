@@ -39,9 +39,7 @@ async function argumentsIn(lab: Lab, more: LinuxGuestOptions): Promise<string[]>
     if (args[i - 1] === "-accel") return "kvm";
     if (args[i - 1] === "-cpu") return "host";
     if (args[i - 1] !== "-kernel" && args[i - 1] !== "-initrd") return arg;
-    const name = (args[i - 1] ?? "").slice(1);
-    await Deno.copyFile(arg, join(lab.folder, "share", name));
-    return `/run/lab/share/${name}`;
+    return await lab.share(arg);
   }));
   return ["qemu-system-x86_64", ...moved, ...consoleArguments(LOG)];
 }
@@ -139,6 +137,28 @@ async function proveArrived(console: GuestConsole, from: Mirror, to: Mirror): Pr
   console.failIfCorrupt();
 }
 
+/** Moves the guest to `prepare`, which is called `name`: proved there, and ended. Its account, and its source's half. */
+async function moveTo(
+  { here, there, run, home, away, console }: Stage,
+  { kernel, name, prepare, args }: {
+    kernel: KernelVersion;
+    name: string;
+    prepare: GygesProcess;
+    args: readonly string[];
+  },
+): Promise<{ summary: Summary; migrate: GygesProcess }> {
+  const { ticket } = await prepare.waitFor("ticket");
+  const migrate = here.start(["migrate", ticket, "--vm", "home", ...args]);
+  await migrate.endedWith(0, PATIENCE_MS);
+  await run.endedWith(0);
+  const summary = await migrate.waitFor("summary");
+  await proveArrived(console, home, away);
+  say(kernel, summary);
+  await there.start(["vm", "stop", name]).endedWith(0, PATIENCE_MS);
+  await prepare.endedWith(0);
+  return { summary, migrate };
+}
+
 /** One move a kernel, since each takes a minute: what is left to the other is moved by hand. */
 const MOVES: readonly [kernel: KernelVersion, args: string[]][] = [
   ["6.1", ["--mode", "full"]],
@@ -147,20 +167,12 @@ const MOVES: readonly [kernel: KernelVersion, args: string[]][] = [
 
 for (const [kernel, args] of MOVES) {
   labTest(`a Linux guest of stock QEMU moves by the kernel pager: ${args[1]}`, { kernel, ...OPTIONS }, async (lab) => {
-    await withGuest(lab, {}, async ({ command, here, there, run, home, away, console }) => {
+    await withGuest(lab, {}, async (stage) => {
       const address = `${lab.host(2).address}:0`;
-      const prepare = there.start(["prepare", "away", "--listen", address, "--", ...command]);
-      const { ticket } = await prepare.waitFor("ticket");
-      const migrate = here.start(["migrate", ticket, "--vm", "home", ...args]);
-      await migrate.endedWith(0, PATIENCE_MS);
-      await run.endedWith(0);
-      const summary = await migrate.waitFor("summary");
-      await proveArrived(console, home, away);
+      const prepare = stage.there.start(["prepare", "away", "--listen", address, "--", ...stage.command]);
+      const { summary } = await moveTo(stage, { kernel, name: "away", prepare, args });
       assert.deepEqual([summary.pager, summary.transport, summary.duplicate_pages], ["kernel", "rdma", 0]);
       assert.ok(summary.postcopy_pages > 0);
-      say(kernel, summary);
-      await there.start(["vm", "stop", "away"]).endedWith(0, PATIENCE_MS);
-      await prepare.endedWith(0);
     });
   });
 }
@@ -183,7 +195,8 @@ labTest("a Linux guest moves by the user pager over RDMA where nobody may trace,
   const [one, two] = [lab.host(1), lab.host(2)];
   for (const host of lab.hosts) await host.ask(NO_TRACING);
   await one.ask(`rm -f ${PIPE}.*; mkfifo ${PIPE}.in ${PIPE}.out`);
-  await withGuest(lab, BALLOONED, async ({ command, here, there, run, home, away, console }) => {
+  await withGuest(lab, BALLOONED, async (stage) => {
+    const { command, here, there, console } = stage;
     const [first, second] = ["first", "second"].map((name) =>
       there.start(["prepare", name, "--pager", "user", "--listen", `${two.address}:0`, "--", ...command])
     );
@@ -204,16 +217,9 @@ labTest("a Linux guest moves by the user pager over RDMA where nobody may trace,
     await console.untilAllChecked(PATIENCE_MS);
     console.failIfCorrupt();
 
-    const { ticket } = await second.waitFor("ticket");
-    const migrate = here.start(["migrate", ticket, "--vm", "home", ...HYBRID, "5s"]);
-    await migrate.endedWith(0, PATIENCE_MS);
-    await run.endedWith(0);
-    await proveArrived(console, home, away);
-    const summary = await migrate.waitFor("summary");
+    const args = [...HYBRID, "5s"];
+    const { summary } = await moveTo(stage, { kernel: "6.12", name: "second", prepare: second, args });
     assert.deepEqual([summary.pager, summary.transport, summary.duplicate_pages], ["user", "rdma", 0]);
-    say("6.12", summary);
-    await there.start(["vm", "stop", "second"]).endedWith(0, PATIENCE_MS);
-    await second.endedWith(0);
   });
 });
 
@@ -226,26 +232,18 @@ labTest("a Linux guest moves by the user pager from a kernel that knows its writ
 }, async (lab) => {
   // What the machine's own kernel cannot show: marks that are lost, and writes that are not.
   await tool("make", ["-s", "-C", SHIM, SOFT_DIRTY]);
-  await Deno.copyFile(join(SHIM, SOFT_DIRTY), join(lab.folder, "share/soft_dirty_test"));
-  assert.match(await lab.host(1).ask("/run/lab/share/soft_dirty_test"), /^soft_dirty_test: passed$/m);
+  const marks = await lab.share(join(SHIM, SOFT_DIRTY));
+  assert.match(await lab.host(1).ask(marks), /^soft_dirty_test: passed$/m);
   const guest = { workingSet: "8M", rate: 300 };
-  await withGuest(lab, { pager: "user", guest }, async ({ command, here, there, run, home, away, console }) => {
-    const address = `${lab.host(2).address}:0`;
-    const prepare = there.start(["prepare", "away", "--pager", "user", "--listen", address, "--", ...command]);
-    const { ticket } = await prepare.waitFor("ticket");
-    const hybrid = ["--transport", "tcp", "--mode", "hybrid", "--precopy-timeout", "40s"];
-    const migrate = here.start(["migrate", ticket, "--vm", "home", ...hybrid]);
+  await withGuest(lab, { pager: "user", guest }, async (stage) => {
+    const where = ["--pager", "user", "--listen", `${lab.host(2).address}:0`];
+    const prepare = stage.there.start(["prepare", "away", ...where, "--", ...stage.command]);
+    const args = ["--transport", "tcp", "--mode", "hybrid", "--precopy-timeout", "40s"];
+    const { summary, migrate } = await moveTo(stage, { kernel: OLD, name: "away", prepare, args });
     await migrate.waitFor("note", ({ detail }) => detail.startsWith("Writes are tracked by soft-dirty bits"));
-    await migrate.endedWith(0, PATIENCE_MS);
-    await run.endedWith(0);
-    const summary = await migrate.waitFor("summary");
-    await proveArrived(console, home, away);
-    say(OLD, summary);
     assert.deepEqual([summary.pager, summary.duplicate_pages], ["user", 0]);
     // Were all pages taken for written, all would come again after the switch.
     assert.ok(summary.precopy_rounds > 0 && summary.precopy_pages > 2 * summary.postcopy_pages);
-    await there.start(["vm", "stop", "away"]).endedWith(0, PATIENCE_MS);
-    await prepare.endedWith(0);
   });
 });
 
@@ -305,8 +303,9 @@ labTest("gyges dies at the destination, then at the source, and a guest moves al
 /** A file, for both hosts, of where the guest in `host` has stamped pages. */
 async function stampedPages(lab: Lab, host: LabHost, mapper: string): Promise<string> {
   const list = await host.ask(`${mapper} list $(pgrep -f '${QEMU}')`, { timeoutMs: PATIENCE_MS });
-  await Deno.writeTextFile(join(lab.folder, "share", "stamps"), list);
-  return "/run/lab/share/stamps";
+  const path = await Deno.makeTempFile({ dir: lab.folder, prefix: "stamps-" });
+  await Deno.writeTextFile(path, list);
+  return await lab.share(path);
 }
 
 /** A process that maps the guest's RAM as well, and touches pages that are still to come, has them as the guest has. */
