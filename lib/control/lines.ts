@@ -1,4 +1,5 @@
 /** Lines of UTF-8 text out of a byte stream, bounded. */
+import { joined } from "../bytes.ts";
 
 /** Longest line that either end of a control socket accepts, without its newline. */
 export const MAX_LINE_BYTES = 1 << 20;
@@ -10,16 +11,6 @@ export class LineTooLongError extends Error {
   constructor(maxBytes: number) {
     super(`Cannot read a line of more than ${maxBytes} bytes: send a shorter one`);
   }
-}
-
-function joined(parts: readonly Uint8Array[], length: number): Uint8Array {
-  const whole = new Uint8Array(length);
-  let offset = 0;
-  for (const part of parts) {
-    whole.set(part, offset);
-    offset += part.length;
-  }
-  return whole;
 }
 
 /** Where lines come from: a connection, a file. */
@@ -44,7 +35,7 @@ export async function* readLines(reader: ByteReader, maxBytes: number = MAX_LINE
       length += end - start;
       if (length > maxBytes) throw new LineTooLongError(maxBytes);
       parts.push(chunk.subarray(start, end));
-      yield decoder.decode(joined(parts, length));
+      yield decoder.decode(joined(parts));
       parts = [];
       length = 0;
       start = end + 1;
@@ -53,7 +44,7 @@ export async function* readLines(reader: ByteReader, maxBytes: number = MAX_LINE
     if (length > maxBytes) throw new LineTooLongError(maxBytes);
     if (start < chunk.length) parts.push(chunk.subarray(start));
   }
-  if (length > 0) yield decoder.decode(joined(parts, length));
+  if (length > 0) yield decoder.decode(joined(parts));
 }
 
 /** A stream's reader as readLines() wants it. */

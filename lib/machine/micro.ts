@@ -2,6 +2,7 @@
 import { MicroVm } from "../../ffi/micro_vm.ts";
 import type { PageSet } from "../../ffi/page_set.ts";
 import { PAGE_BYTES, type Ram } from "../../ffi/ram.ts";
+import { joined } from "../bytes.ts";
 import type { GuestReport, RamCheck } from "../events.ts";
 import type { MicroVmOptions, PagerKind } from "../options.ts";
 import type { WireMicro } from "../wire/messages.ts";
@@ -91,8 +92,7 @@ export class MicroMachine implements Machine {
   }
 
   async restore(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<void> {
-    const parts = await Array.fromAsync(pieces);
-    await this.#vm.restore(new Uint8Array(await new Blob(parts).arrayBuffer()));
+    await this.#vm.restore(joined(await Array.fromAsync(pieces)));
   }
 
   async dirtyStart(): Promise<string> {

@@ -254,12 +254,8 @@ export class QemuMachine implements Machine {
     await giveState(this.#qmp, pieces, { stream: this.#takeStream(), timeoutMs: STATE_MS }).catch((cause) => {
       // Other errors are of what the source sends.
       if (!(cause instanceof MachineStateError || cause instanceof QmpLostError)) throw cause;
-      throw new MachineStateError(
-        `The destination's QEMU cannot load the guest: ${cause.message}${lastWordsIn(this.#folder)}`,
-        {
-          cause,
-        },
-      );
+      const why = `${cause.message}${lastWordsIn(this.#folder)}`;
+      throw new MachineStateError(`The destination's QEMU cannot load the guest: ${why}`, { cause });
     });
     const { status } = await statusOf(this.#qmp);
     if (status !== "paused") throw new PreflightError(`QEMU has loaded its guest and is "${status}"`, RUN_LACK);

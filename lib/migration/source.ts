@@ -7,6 +7,7 @@
 import { applySkipDirty } from "../../ffi/inject.ts";
 import { NativeError } from "../../ffi/native_error.ts";
 import { PageSet } from "../../ffi/page_set.ts";
+import { joined } from "../bytes.ts";
 import { EXIT, GygesError, HandshakeError, MigrationError, PreflightError } from "../errors.ts";
 import type { GygesEvent, SourceState, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
@@ -406,10 +407,7 @@ export class SourceMigration {
   async #sendSet(message: WithSet, set: Uint8Array<ArrayBuffer>): Promise<void> {
     const regions = this.#unsentRegions;
     this.#unsentRegions = NOTHING;
-    const whole = new Uint8Array(regions.length + set.length);
-    whole.set(regions);
-    whole.set(set, regions.length);
-    await this.#connected.send({ ...message, regions_bytes: regions.length }, whole);
+    await this.#connected.send({ ...message, regions_bytes: regions.length }, joined([regions, set]));
   }
 
   /** Everything back as it was; the guest runs here. Returns the error to throw. */
