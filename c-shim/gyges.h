@@ -411,6 +411,12 @@ GY_EXPORT int gy_source_listen(struct gy_source *source, const char *host, uint3
  * writes must be tracked from before that on.
  */
 GY_EXPORT int gy_source_region(struct gy_source *source, uint8_t *region, char *err, uint32_t err_bytes);
+/*
+ * 1: a page that gy_source_region() has registered is no longer the guest's, as somebody gave it back to the host, and what
+ * RDMA reads there is stale; 0: none, or nothing is registered; -errno. Looks at all page table entries. With the guest
+ * stopped the answer lasts.
+ */
+GY_EXPORT int gy_source_broken(struct gy_source *source);
 GY_EXPORT struct gy_page_stats *gy_source_stats(struct gy_source *source);
 /* Events since the last call, as a mask; -ETIMEDOUT. Any thread. */
 GY_EXPORT int gy_source_wait(struct gy_source *source, uint32_t timeout_ms);

@@ -133,18 +133,6 @@ int64_t gy_source_scan_present(struct gy_source *source, uint64_t *bitmap, uint6
 
 /* ---- serving ---- */
 
-static bool is_zero(const uint8_t *page)
-{
-	const uint64_t *word = (const uint64_t *)page;
-
-	for (uint32_t i = 0; i < GY_PAGE_BYTES / 8; i += 8) {
-		if (word[i] | word[i + 1] | word[i + 2] | word[i + 3] | word[i + 4] | word[i + 5] | word[i + 6] |
-		    word[i + 7])
-			return false;
-	}
-	return true;
-}
-
 /* Sends one reply: @pages of the run from @first, all zero or all as they are. */
 static int reply(struct server *server, uint32_t tag, uint64_t first, uint32_t pages, bool zero)
 {
@@ -192,7 +180,7 @@ static int page_is_zero(struct gy_source *source, uint64_t page)
 {
 	int ret = is_allocated(source, page);
 
-	return ret <= 0 ? (ret ? ret : 1) : is_zero(source->ram->alias + page * GY_PAGE_BYTES);
+	return ret <= 0 ? (ret ? ret : 1) : ram_is_zero(source->ram->alias + page * GY_PAGE_BYTES);
 }
 
 /* Answers a request by runs of pages that are all zero or all not. */
@@ -430,6 +418,11 @@ int gy_source_region(struct gy_source *source, uint8_t *region, char *err, uint3
 	if (!ret)
 		memcpy(region, &whole, sizeof(whole));
 	return ret;
+}
+
+int gy_source_broken(struct gy_source *source)
+{
+	return source->rdma ? rdma_source_broken(source->rdma) : 0;
 }
 
 struct gy_page_stats *gy_source_stats(struct gy_source *source)

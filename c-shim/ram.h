@@ -3,6 +3,7 @@
 #ifndef GY_RAM_H
 #define GY_RAM_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "gyges.h"
@@ -34,6 +35,19 @@ struct gy_ram {
 	uint32_t n_pieces;
 	struct ram_piece piece[RAM_MAX_PIECES];	/* in order, without gaps once all are there */
 };
+
+/* Of a whole page, aligned. */
+static inline bool ram_is_zero(const uint8_t *page)
+{
+	const uint64_t *word = (const uint64_t *)page;
+
+	for (uint32_t i = 0; i < GY_PAGE_BYTES / 8; i += 8) {
+		if (word[i] | word[i + 1] | word[i + 2] | word[i + 3] | word[i + 4] | word[i + 5] | word[i + 6] |
+		    word[i + 7])
+			return false;
+	}
+	return true;
+}
 
 /* The piece that has byte @offset of RAM. */
 const struct ram_piece *ram_piece_at(const struct gy_ram *ram, uint64_t offset);

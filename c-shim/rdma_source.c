@@ -17,6 +17,7 @@
 #include <openssl/crypto.h>
 
 #include "clock.h"
+#include "hold.h"
 #include "rdma_lib.h"
 #include "rdma_source.h"
 #include "thread.h"
@@ -39,6 +40,7 @@ struct rdma_source {
 	struct ibv_pd *pd;
 	struct ibv_cq *cq;
 	struct ibv_mr *mr;
+	struct hold hold;	/* of what mr has pinned */
 	pthread_t thread;
 	int wake_fd;
 	_Atomic(bool) stop;
@@ -211,14 +213,34 @@ static void *serve(void *arg)
 
 /* ---- memory ---- */
 
+static int pin(struct rdma_source *source, const struct gy_err *err)
+{
+	const struct gy_ram *ram = source->ram;
+	struct ibv_mr *mr = source->rdma->ibv_reg_mr(source->pd, ram->alias, ram->bytes, IBV_ACCESS_REMOTE_READ);
+	int ret;
+
+	if (!mr)
+		return rdma_pin_failed(err, -errno, ram->bytes);
+	ret = hold_begin(&source->hold, ram->alias, ram->bytes, err);
+	if (ret) {
+		source->rdma->ibv_dereg_mr(mr);
+		return ret;
+	}
+	source->mr = mr;
+	return 0;
+}
+
+int rdma_source_broken(const struct rdma_source *source)
+{
+	return source->mr ? hold_broken(&source->hold) : 0;
+}
+
 int rdma_source_region(struct rdma_source *source, struct gyges_region *region, const struct gy_err *err)
 {
-	if (!source->mr) {
-		source->mr = source->rdma->ibv_reg_mr(source->pd, source->ram->alias, source->ram->bytes,
-						      IBV_ACCESS_REMOTE_READ);
-		if (!source->mr)
-			return rdma_pin_failed(err, -errno, source->ram->bytes);
-	}
+	int ret = source->mr ? 0 : pin(source, err);
+
+	if (ret)
+		return ret;
 	*region = (struct gyges_region){
 		.remote_addr = (uintptr_t)source->mr->addr,
 		.pages = (uint32_t)source->ram->pages,
@@ -327,8 +349,10 @@ void rdma_source_close(struct rdma_source *source)
 	pthread_mutex_lock(&source->lock);
 	free_all_locked(source);
 	pthread_mutex_unlock(&source->lock);
-	if (source->mr)
+	if (source->mr) {
+		hold_end(&source->hold);
 		source->rdma->ibv_dereg_mr(source->mr);
+	}
 	if (source->cq)
 		source->rdma->ibv_destroy_cq(source->cq);
 	if (source->pd)

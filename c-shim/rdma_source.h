@@ -3,9 +3,9 @@
  * rdma_source.h - the user pager's source over RDMA: it listens, and lets who knows the token read the RAM file.
  *
  * After a connection is made nothing is done here: the destination reads by itself, and begins anew when it likes. One
- * thread answers the connection manager. The RAM file is registered whole, once, remote-read only, by the first rdma_source_region(); registering
- * pins every page and so fills every hole: whoever wants to know which pages are zero has to look before, and to note
- * what is written from then on.
+ * thread answers the connection manager. The RAM file is registered whole, once, remote-read only, by the first
+ * rdma_source_region(); registering pins every page and so fills every hole: whoever wants to know which pages are zero
+ * has to look before, and to note what is written from then on.
  */
 #ifndef GY_RDMA_SOURCE_H
 #define GY_RDMA_SOURCE_H
@@ -30,5 +30,7 @@ void rdma_source_close(struct rdma_source *source);
 uint32_t rdma_source_port(const struct rdma_source *source);
 /* Registers if need be, which takes long for much RAM. One thread. */
 int rdma_source_region(struct rdma_source *source, struct gyges_region *region, const struct gy_err *err);
+/* See gy_source_broken(). */
+int rdma_source_broken(const struct rdma_source *source);
 
 #endif

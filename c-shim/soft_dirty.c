@@ -31,6 +31,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "pagemap.h"
 #include "ram.h"
 
 /* RAM and its pieces are multiples of it, and what one read fault maps around itself never crosses it. */
@@ -55,24 +56,6 @@ struct soft_dirty {
 
 /* ---- whether it can be had ---- */
 
-static int read_words(int pagemap, uint64_t address, uint64_t pages, uint64_t *words)
-{
-	uint8_t *buf = (uint8_t *)words;
-	uint64_t done = 0, bytes = pages * sizeof(*words);
-
-	while (done < bytes) {
-		ssize_t n = pread(pagemap, buf + done, bytes - done,
-				  (off_t)(address / GY_PAGE_BYTES * sizeof(*words) + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -ESRCH;
-		done += (uint64_t)n;
-	}
-	return 0;
-}
-
 /* A page that has just been made is marked, wherever the kernel has marks at all. */
 static int try_marks(const struct soft_dirty *soft, const struct gy_err *err)
 {
@@ -83,7 +66,7 @@ static int try_marks(const struct soft_dirty *soft, const struct gy_err *err)
 	if (page == MAP_FAILED)
 		return -ENOMEM;
 	*(volatile uint8_t *)page = 1;
-	ret = read_words(soft->ours_fd, (uintptr_t)page, 1, &word);
+	ret = pagemap_read(soft->ours_fd, (uintptr_t)page, 1, &word);
 	/* Came with locks that hold from the fault on, and not from when reclaim first meets the page. */
 	locks = !madvise(page, GY_PAGE_BYTES, MADV_DONTNEED_LOCKED);
 	munmap(page, GY_PAGE_BYTES);
@@ -148,16 +131,6 @@ static int check_ram(const struct gy_ram *ram, const struct gy_err *err)
 
 /* ---- pages held ---- */
 
-static int open_of(pid_t pid, const char *name, int flags, const struct gy_err *err)
-{
-	char path[64];
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
-	fd = open(path, flags | O_CLOEXEC);
-	return fd < 0 ? gy_err_set(err, -errno, "cannot open %s: %s", path, strerror(errno)) : fd;
-}
-
 static int map_held(struct soft_dirty *soft, const struct gy_err *err)
 {
 	const struct gy_ram *ram = soft->ram;
@@ -184,13 +157,6 @@ static int map_held(struct soft_dirty *soft, const struct gy_err *err)
 	return 0;
 }
 
-static bool is_zero(const uint8_t *page)
-{
-	static const uint8_t nothing[GY_PAGE_BYTES];
-
-	return !memcmp(page, nothing, sizeof(nothing));
-}
-
 /*
  * Takes into hold what is in memory of the chunk at @first. Whether it was written before is not known: only what was a
  * hole, and is all zeros, is as it was; RDMA makes such pages of all holes. Others on the way are mapped by the same
@@ -202,7 +168,7 @@ static int hold_chunk(struct soft_dirty *soft, uint64_t first)
 	uint64_t before[CHUNK_PAGES], after[CHUNK_PAGES];
 	unsigned char in_memory[CHUNK_PAGES];
 	bool came = false;
-	int ret = read_words(soft->ours_fd, (uintptr_t)at, CHUNK_PAGES, before);
+	int ret = pagemap_read(soft->ours_fd, (uintptr_t)at, CHUNK_PAGES, before);
 
 	if (ret)
 		return ret;
@@ -219,11 +185,11 @@ static int hold_chunk(struct soft_dirty *soft, uint64_t first)
 	}
 	if (!came)
 		return 0;
-	ret = read_words(soft->ours_fd, (uintptr_t)at, CHUNK_PAGES, after);
+	ret = pagemap_read(soft->ours_fd, (uintptr_t)at, CHUNK_PAGES, after);
 	for (uint64_t i = 0; i < CHUNK_PAGES && !ret; i++) {
 		if (before[i] & PAGEMAP_PRESENT || !(after[i] & PAGEMAP_PRESENT))
 			continue;
-		if (bitmap_test(soft->content, first + i) || !is_zero(at + i * GY_PAGE_BYTES))
+		if (bitmap_test(soft->content, first + i) || !ram_is_zero(at + i * GY_PAGE_BYTES))
 			bitmap_set(soft->doubtful, first + i);
 	}
 	return ret;
@@ -282,9 +248,9 @@ static int64_t look_at_chunk(struct soft_dirty *soft, uint64_t first, gy_word *b
 	int ret = hold_chunk(soft, first);
 
 	if (!ret)
-		ret = read_words(soft->theirs_fd, ram_address_of(soft->ram, first), CHUNK_PAGES, theirs);
+		ret = pagemap_read(soft->theirs_fd, ram_address_of(soft->ram, first), CHUNK_PAGES, theirs);
 	if (!ret)
-		ret = read_words(soft->ours_fd, (uintptr_t)soft->hold + first * GY_PAGE_BYTES, CHUNK_PAGES, ours);
+		ret = pagemap_read(soft->ours_fd, (uintptr_t)soft->hold + first * GY_PAGE_BYTES, CHUNK_PAGES, ours);
 	if (ret)
 		return ret;
 	for (uint64_t i = 0; i < CHUNK_PAGES; i++) {
@@ -347,7 +313,7 @@ static int set_up(struct soft_dirty *soft, const struct gy_err *err)
 {
 	int ret;
 
-	soft->ours_fd = open_of(getpid(), "pagemap", O_RDONLY, err);
+	soft->ours_fd = pagemap_open(getpid(), "pagemap", O_RDONLY, err);
 	if (soft->ours_fd < 0)
 		return soft->ours_fd;
 	ret = try_marks(soft, err);
@@ -355,10 +321,10 @@ static int set_up(struct soft_dirty *soft, const struct gy_err *err)
 		ret = check_ram(soft->ram, err);
 	if (ret)
 		return ret;
-	soft->theirs_fd = open_of(soft->ram->pid, "pagemap", O_RDONLY, err);
+	soft->theirs_fd = pagemap_open(soft->ram->pid, "pagemap", O_RDONLY, err);
 	if (soft->theirs_fd < 0)
 		return soft->theirs_fd;
-	soft->clear_fd = open_of(soft->ram->pid, "clear_refs", O_WRONLY, err);
+	soft->clear_fd = pagemap_open(soft->ram->pid, "clear_refs", O_WRONLY, err);
 	if (soft->clear_fd < 0)
 		return soft->clear_fd;
 	soft->content = new_bitmap(soft->ram);

@@ -30,11 +30,6 @@ int64_t soft_dirty_collect(struct soft_dirty *soft, gy_word *bitmap);
 
 /* ---- for its tests ---- */
 
-/* Bits of a word of /proc/PID/pagemap. */
-#define PAGEMAP_SOFT_DIRTY (1ull << 55)
-#define PAGEMAP_SWAPPED (1ull << 62)
-#define PAGEMAP_PRESENT (1ull << 63)
-
 /* A page at a look. */
 struct soft_dirty_page {
 	uint64_t theirs;	/* its word in the process's pagemap */

@@ -8,10 +8,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/types.h>
 #include <linux/userfaultfd.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -20,6 +18,7 @@
 #include "bitmap.h"
 #include "err.h"
 #include "gyges.h"
+#include "pagemap.h"
 #include "ram.h"
 #include "remote_call.h"
 #include "soft_dirty.h"
@@ -29,19 +28,6 @@
 #define FEATURE_WP_ASYNC (1ull << 15)
 #define WANTED_FEATURES (UFFD_FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC)
 
-struct scan_arg {
-	__u64 size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	__u64 category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-
-struct scan_region {
-	__u64 start, end, categories;
-};
-
-#define SCAN_ORDER _IOWR('f', 16, struct scan_arg)
-#define SCAN_WRITTEN (1ull << 1)
-#define SCAN_WP_MATCHING (1ull << 0)
-#define SCAN_CHECK_WPASYNC (1ull << 1)
 #define SCAN_REGIONS 1024u
 
 struct gy_tracker {
@@ -112,13 +98,11 @@ static void close_userfaultfd(struct gy_tracker *tracker)
 static int open_tracker(struct gy_tracker *tracker, const struct gy_err *err)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = WANTED_FEATURES };
-	char path[64];
 	int ret;
 
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", tracker->ram->pid);
-	tracker->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+	tracker->pagemap_fd = pagemap_open(tracker->ram->pid, "pagemap", O_RDONLY, err);
 	if (tracker->pagemap_fd < 0)
-		return gy_err_set(err, -errno, "cannot open %s: %s", path, strerror(errno));
+		return tracker->pagemap_fd;
 	end_leftovers(tracker->ram);
 	tracker->fd = remote_userfaultfd(tracker->ram->pid, &tracker->remote_fd, err);
 	if (tracker->fd < 0)
@@ -187,7 +171,6 @@ static void note(const struct gy_tracker *tracker, gy_word *bitmap, const struct
 static int scan_piece(struct gy_tracker *tracker, const struct ram_piece *piece, gy_word *bitmap, int64_t *found)
 {
 	struct scan_arg arg = {
-		.size = sizeof(arg),
 		.flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC,
 		.start = piece->address,
 		.end = piece->address + piece->bytes,
@@ -198,12 +181,10 @@ static int scan_piece(struct gy_tracker *tracker, const struct ram_piece *piece,
 	};
 
 	while (arg.start < arg.end) {
-		int n = ioctl(tracker->pagemap_fd, SCAN_ORDER, &arg);
+		int n = pagemap_scan(tracker->pagemap_fd, &arg);
 
-		if (n < 0 && errno == EINTR)
-			continue;
 		if (n < 0)
-			return -errno;
+			return n;
 		for (int i = 0; i < n; i++)
 			note(tracker, bitmap, &tracker->region[i], found);
 		arg.start = arg.walk_end;

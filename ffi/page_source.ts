@@ -53,6 +53,7 @@ export function noUserRdma(): NativeError | null {
 export class PageSource extends Handle implements AsyncDisposable {
   readonly #stats: PageStatsView;
   #waiting: Promise<number> = Promise.resolve(0);
+  #looking: Promise<number> = Promise.resolve(0);
 
   /** `bytesPerSecond` over all connections, 0 without limit. `ram` must outlive this. */
   constructor(ram: Ram, bytesPerSecond: number) {
@@ -110,6 +111,13 @@ export class PageSource extends Handle implements AsyncDisposable {
     return region;
   }
 
+  /** A page that `region()` has registered is not the guest's any more. With the guest stopped the answer lasts. */
+  async broken(): Promise<boolean> {
+    const looking = shim().gy_source_broken(this.pointer);
+    this.#looking = looking;
+    return unwrap("look for pages of guest RAM that were given back", await looking) > 0;
+  }
+
   async dropChannels(): Promise<void> {
     await shim().gy_source_drop_channels(this.pointer);
   }
@@ -129,9 +137,9 @@ export class PageSource extends Handle implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const pointer = this.release();
     if (!pointer) return;
-    // A wait under way still uses the memory.
+    // What is under way still uses the memory.
     shim().gy_source_wake(pointer);
-    await this.#waiting;
+    await Promise.all([this.#waiting, this.#looking]);
     await shim().gy_source_destroy(pointer);
   }
 }

@@ -115,6 +115,7 @@ export const SYMBOLS = {
     nonblocking: true,
   },
   gy_source_region: { parameters: ["pointer", "buffer", "buffer", "u32"], result: "i32", nonblocking: true },
+  gy_source_broken: { parameters: ["pointer"], result: "i32", nonblocking: true },
   gy_source_stats: { parameters: ["pointer"], result: "pointer" },
   gy_source_wait: { parameters: ["pointer", "u32"], result: "i32", nonblocking: true },
   gy_source_wake: { parameters: ["pointer"], result: "void" },

@@ -69,12 +69,10 @@ export interface Machine extends AsyncDisposable {
   dirtyStop(): Promise<void>;
 
   /**
-   * Why pages of the running guest may be discarded at any time, and others come in their place, in words; null: they
-   * are not, unless `discards` says so. @default null
+   * Why pages of the running guest are discarded all the time, and others come in their place, in words; null: they
+   * are not, unless somebody asks for it. @default null
    */
   whyDiscarding?(): Promise<string | null>;
-  /** How often pages are known to have been discarded. @default never */
-  readonly discards?: number;
 
   report(): Omit<GuestReport, "location">;
   /** Stall figures begin anew; only while no page is missing. */

@@ -13,7 +13,7 @@ import { WriteTracker } from "../../ffi/write_tracker.ts";
 import { PreflightError, UsageError } from "../errors.ts";
 import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
-import { tellsOfDiscards, whyDiscarding } from "../qemu/discards.ts";
+import { whyDiscarding } from "../qemu/discards.ts";
 import { MachineStateError } from "../qemu/errors.ts";
 import { machineFacts, statusOf } from "../qemu/facts.ts";
 import { type Backend, backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
@@ -94,7 +94,6 @@ export class QemuMachine implements Machine {
   /** How the guest ended by its own word, before its process went. */
   #shutdown: string | null = null;
   #over = false;
-  #discards = 0;
 
   private constructor(options: QemuMachineOptions, { shape, backends, ram, pager, running }: Found) {
     this.shape = shape;
@@ -331,10 +330,6 @@ export class QemuMachine implements Machine {
     return whyDiscarding(this.#qmp);
   }
 
-  get discards(): number {
-    return this.#discards;
-  }
-
   report(): Omit<GuestReport, "location"> {
     return {
       running: this.#running,
@@ -412,7 +407,6 @@ export class QemuMachine implements Machine {
 
   #heard(event: QmpEvent): void {
     const { name, data } = event;
-    if (tellsOfDiscards(event)) this.#discards++;
     if (name === "STOP") this.#running = false;
     if (name === "RESUME") {
       this.#running = true;

@@ -248,6 +248,7 @@ export class SourceMigration {
       const round = await this.#round(dirty, endAt - performance.now());
       dirty = new PageSet(this.#pages);
       const dirtied = await this.#pager.dirtyCollect(dirty);
+      await this.#pager.checkReadable?.();
       this.#rounds.push({ ...round, dirtyPages: round.leftPages + dirtied });
       const elapsedMs = performance.now() - startedAt + (startedAt + precopyTimeoutMs - endAt);
       const verdict = decide(this.#rounds, elapsedMs, limits);
@@ -303,10 +304,14 @@ export class SourceMigration {
     this.#stoppedAt = performance.now();
     await this.#machine.stop(DEADLINE_MS.stop);
     this.#states.to("stopped", "the guest is stopped here");
+    const readable = this.#pager.checkReadable?.();
+    // Awaited below, unless something else fails before.
+    readable?.catch(() => {});
     if (this.mode === "full") this.#presentPages = await this.#pager.scanPresent(last);
     else await this.#pager.dirtyCollect(last);
     applySkipDirty(last);
     await this.#handOver(await this.#stopAndCopy(last));
+    await readable;
     this.#abort.signal.throwIfAborted();
     this.#machine.giveAway();
     await this.#orderRun();

@@ -95,6 +95,12 @@ export interface SourcePager extends AsyncDisposable {
    */
   regions(): Promise<Uint8Array<ArrayBuffer> | null>;
 
+  /**
+   * Throws when what the destination may read is not the guest's memory any more. With the guest stopped the answer
+   * lasts; it may be awaited while the machine is saved. @default it always is
+   */
+  checkReadable?(): Promise<void>;
+
   /** Counters of what was served; null where the destination reads by itself and only it can tell. */
   stats(): PageStats | null;
   /** The destination's counters, with those that only this end has. @default as they are */

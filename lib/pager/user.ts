@@ -65,8 +65,6 @@ class UserSourcePager implements SourcePager {
   #registered = false;
   /** Asked once: where the source comes back, its machine may be gone. */
   #discarding: string | null | undefined;
-  /** What the machine has counted when its RAM was not pinned yet. */
-  #discardsBefore = 0;
 
   constructor(machine: Machine, options: SourcePagerOptions) {
     this.#machine = machine;
@@ -143,16 +141,13 @@ class UserSourcePager implements SourcePager {
     return way;
   }
 
-  async dirtyCollect(set: PageSet): Promise<number> {
-    const pages = await this.#machine.dirtyCollect(set);
-    if (this.#registered && this.#discards !== this.#discardsBefore) {
-      throw new Error(`The guest has given memory back, or taken some, while RDMA had all of it pinned: ${STEADY}`);
-    }
-    return pages;
+  dirtyCollect(set: PageSet): Promise<number> {
+    return this.#machine.dirtyCollect(set);
   }
 
-  get #discards(): number {
-    return this.#machine.discards ?? 0;
+  async checkReadable(): Promise<void> {
+    if (!this.#registered || !await this.#source.broken()) return;
+    throw new Error(`Memory of the guest was given back to the host while RDMA had all of it pinned: ${STEADY}`);
   }
 
   async dirtyStop(): Promise<void> {
@@ -163,7 +158,6 @@ class UserSourcePager implements SourcePager {
   /** All of RAM is one region, which is registered once. */
   async regions(): Promise<Uint8Array<ArrayBuffer> | null> {
     if (this.#transport === "tcp" || this.#registered) return null;
-    this.#discardsBefore = this.#discards;
     try {
       const table = await this.#source.region();
       this.#registered = true;

@@ -3,12 +3,10 @@
  * uses them again, are other pages.
  */
 import * as v from "valibot";
-import { type QmpClient, QmpCommandError, type QmpEvent } from "./qmp.ts";
+import { type QmpClient, QmpCommandError } from "./qmp.ts";
 
 const FOLDERS = ["/machine/peripheral", "/machine/peripheral-anon"];
 const objectsSchema = v.array(v.object({ name: v.string(), type: v.string() }));
-/** In what QEMU says when the guest has told it of a new size. */
-const EVENTS = ["BALLOON_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE"];
 
 /** Which device does so all the time, in words; null: only when somebody asks the guest to. */
 export async function whyDiscarding(qmp: QmpClient): Promise<string | null> {
@@ -30,9 +28,4 @@ async function reportsFreePages(qmp: QmpClient, path: string): Promise<boolean> 
     if (error instanceof QmpCommandError) return false;
     throw error;
   }
-}
-
-/** The guest has given pages back, or taken some. QEMU tells of the first time at once, of more within a second. */
-export function tellsOfDiscards({ name }: QmpEvent): boolean {
-  return EVENTS.includes(name);
 }

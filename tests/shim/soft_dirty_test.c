@@ -5,6 +5,7 @@
  */
 #include <fcntl.h>
 
+#include "pagemap.h"
 #include "remote_fixture.h"
 #include "soft_dirty.h"
 
