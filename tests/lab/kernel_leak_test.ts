@@ -2,10 +2,9 @@
 import assert from "node:assert/strict";
 import { basename } from "node:path";
 import type { LabHost } from "./host.ts";
-import { type Lab, labTest } from "./lab.ts";
+import { KERNELS, type KernelVersion, type Lab, labTest } from "./lab.ts";
 import { gygesModule } from "./module.ts";
 
-const KERNEL = "6.12";
 const FOLDER = "/run/gyges/ram";
 const LOADS = 100;
 /** It is counted before the loads, and after each of so many equal parts of them. */
@@ -87,9 +86,9 @@ interface Loads {
 }
 
 /** Unloads the module, loads it and moves a file by it, so many times. What has leaked. */
-async function loads(lab: Lab, { times, pages = SMALL, inject = 0 }: Loads): Promise<string[]> {
+async function loads(lab: Lab, kernel: KernelVersion, { times, pages = SMALL, inject = 0 }: Loads): Promise<string[]> {
   const host = lab.host(1);
-  const module = `/run/lab/share/${basename(await gygesModule(KERNEL))}`;
+  const module = `/run/lab/share/${basename(await gygesModule(kernel))}`;
   const program = await lab.program("loads");
   const command = `${program} ${module} inject=${inject} ${FOLDER} ${host.address} ${pages} ${times / PARTS}`;
   const counts = [await count(host)];
@@ -100,19 +99,21 @@ async function loads(lab: Lab, { times, pages = SMALL, inject = 0 }: Loads): Pro
   return leaks(counts, times / PARTS);
 }
 
-labTest("a hundred loads of the module, each with an import, leave nothing behind", {
-  kernel: KERNEL,
-  rdma: true,
-  gyges: true,
-}, async (lab) => {
-  await loads(lab, { times: WARM_UP });
-  const start = performance.now();
-  assert.deepEqual(await loads(lab, { times: LOADS }), []);
-  console.log(`lab: ${LOADS} loads in ${((performance.now() - start) / 1000).toFixed(1)} s (emulated)`);
+for (const kernel of KERNELS) {
+  labTest("a hundred loads of the module, each with an import, leave nothing behind", {
+    kernel,
+    rdma: true,
+    gyges: true,
+  }, async (lab) => {
+    await loads(lab, kernel, { times: WARM_UP });
+    const start = performance.now();
+    assert.deepEqual(await loads(lab, kernel, { times: LOADS }), []);
+    console.log(`lab: ${kernel}: ${LOADS} loads in ${((performance.now() - start) / 1000).toFixed(1)} s (emulated)`);
 
-  const small = (await loads(lab, { times: LEAKING, inject: LEAK })).join("\n");
-  assert.match(small, /^kmalloc-cg-512: \d+ objects more/m);
-  const large = (await loads(lab, { times: LEAKING, pages: LARGE, inject: LEAK })).join("\n");
-  assert.match(large, /^\d+ KiB less free memory/m);
-  console.log(`lab: leaks on purpose: ${small}; ${large}`);
-});
+    const small = (await loads(lab, kernel, { times: LEAKING, inject: LEAK })).join("\n");
+    assert.match(small, /^kmalloc-cg-512: \d+ objects more/m);
+    const large = (await loads(lab, kernel, { times: LEAKING, pages: LARGE, inject: LEAK })).join("\n");
+    assert.match(large, /^\d+ KiB less free memory/m);
+    console.log(`lab: ${kernel}: leaks on purpose: ${small}; ${large}`);
+  });
+}
