@@ -9,6 +9,7 @@ import type { MigrateOptions, PagerChoice, PrepareOptions } from "./options.ts";
 import type { Loaded, TakenOver } from "./migration/loaded.ts";
 import { chooseRam } from "./pager/choose.ts";
 import { pagerOfFiles } from "./pager/kinds.ts";
+import { nativePager } from "./pager/native.ts";
 import type { DestinationPager } from "./pager/pager.ts";
 import { userPager } from "./pager/user.ts";
 import { describe, type QemuDescription } from "./qemu/describe.ts";
@@ -79,7 +80,7 @@ async function takeOver(folder: string, loaded: Loaded): Promise<TakenOver | nul
     const process = NativeProcess.listeningOn(path);
     const options = { process, qmp: await QmpClient.open(path), folder, pagerOf: pagerOfFiles };
     const machine = await QemuMachine.adopt(options, loaded.machine);
-    return { loaded, machine, pager: armedPager(machine, loaded), inDoubt: machine.waiting };
+    return { loaded, machine, pager: await armedPager(machine, loaded), inDoubt: machine.waiting };
   } catch (error) {
     if (error instanceof NativeError && GONE.includes(error.code)) return null;
     throw error;
@@ -87,7 +88,11 @@ async function takeOver(folder: string, loaded: Loaded): Promise<TakenOver | nul
 }
 
 /** The pager as it was left; null: it had brought every page. */
-function armedPager(machine: QemuMachine, loaded: Loaded): DestinationPager | null {
+async function armedPager(machine: QemuMachine, loaded: Loaded): Promise<DestinationPager | null> {
+  if (machine.own) {
+    const progress = await machine.own.glance();
+    return progress?.status === "completed" ? null : nativePager.destination(machine, { ...loaded, takeOver: true });
+  }
   try {
     return userPager.destination(machine, { ...loaded, takeOver: true });
   } catch (error) {

@@ -30,7 +30,8 @@ export class NotRunError extends GygesError {
 /** What a process needs to know of a machine that goes on without the one that made it. */
 export interface Remains {
   shape: WireQemu;
-  backends: Backend[];
+  /** null: RAM is private to it, and its own migration moves it. */
+  backends: Backend[] | null;
 }
 
 export interface Machine extends AsyncDisposable {

@@ -42,6 +42,8 @@ const POWER_DOWN_MS = 30_000;
 const QUIT_MS = 5_000;
 /** For the monitor of a guest that may wait for a page. */
 const ADOPT_MS = 2_000;
+/** QEMU's word for a guest that is loaded, or about to be, and has not run. */
+const NOT_RUN: readonly string[] = ["paused", "inmigrate"];
 const ANNOUNCE_MS = 600_000;
 /** What a state may have besides what its ROM and video memory explain. */
 const STATE_SLACK_BYTES = 1 << 20;
@@ -69,7 +71,7 @@ export class QemuMachine implements Machine {
   readonly own?: OwnMigration;
   readonly pager: PagerKind;
   readonly maxStateBytes: number;
-  readonly remains?: Remains;
+  readonly remains: Remains;
   readonly #process: NativeProcess;
   readonly #qmp: QmpClient;
   readonly #folder: string;
@@ -99,8 +101,8 @@ export class QemuMachine implements Machine {
     this.shape = shape;
     this.ramBytes = shape.ram_bytes;
     this.#ram = ram;
-    if (ram) this.remains = { shape, backends };
-    else this.own = new OwnMigration(options.qmp, `${options.folder}/qemu.sock`);
+    this.remains = { shape, backends };
+    if (!ram) this.own = new OwnMigration(options.qmp, `${options.folder}/qemu.sock`);
     this.pager = pager;
     this.maxStateBytes = shape.state_bytes_at_most;
     this.#process = options.process;
@@ -145,13 +147,13 @@ export class QemuMachine implements Machine {
     { shape, backends }: Remains,
   ): Promise<QemuMachine> {
     const { process, qmp, pagerOf } = options;
-    const found = mapRam(backends, process);
+    const found = backends && mapRam(backends, process);
     const status = await statusWithin(qmp, ADOPT_MS);
-    const machine = new QemuMachine({ ...options, waiting: status === "paused" }, {
+    const machine = new QemuMachine({ ...options, waiting: NOT_RUN.includes(status ?? "") }, {
       shape,
-      backends: found.backends,
-      ram: attach(process, found),
-      pager: pagerOf(found.files),
+      backends,
+      ram: found && attach(process, found),
+      pager: found ? pagerOf(found.files) : "native",
       running: status === null || status === "running",
     });
     machine.#restored = true;
@@ -453,8 +455,8 @@ async function statusWithin(qmp: QmpClient, timeoutMs: number): Promise<string |
 
 interface Found {
   shape: WireQemu;
-  backends: Backend[];
-  /** null: it is QEMU's own affair. */
+  /** null, as is RAM: they are QEMU's own affair. */
+  backends: Backend[] | null;
   ram: Ram | null;
   pager: PagerKind;
   running: boolean;
@@ -492,7 +494,7 @@ async function look(options: QemuMachineOptions): Promise<Found> {
       regions: backends.map(({ id, bytes }) => ({ id, bytes })),
       state_bytes_at_most: found ? STATE_SLACK_BYTES + await otherBlocksBytes(qmp, found) : 0,
     };
-    return { shape, backends, ram, pager: found ? pagerOf(found.files) : "native", running };
+    return { shape, backends: found && backends, ram, pager: found ? pagerOf(found.files) : "native", running };
   } catch (error) {
     ram?.[Symbol.dispose]();
     throw error;

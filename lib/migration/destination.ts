@@ -40,6 +40,7 @@ export interface DestinationOptions {
 
 /** Of a machine that cannot run; all within the time that a source waits for an answer. */
 const RUN_TRIES = 3;
+const UNLESS_THERE = " unless the source says that it runs there";
 /** What a message takes of free words. */
 const MAX_WORDS = 4096;
 
@@ -187,7 +188,10 @@ export class DestinationMigration {
     this.#watch = new SinkWatch(pager);
     if (loaded.regions.length > 0) await pager.setRegions(loaded.regions);
     const missing = await pager.arm();
-    this.#note("info", `${missing} pages are not here, some of which are zero. Figures of what was pulled begin anew`);
+    const found = machine.own
+      ? "Which pages are here is QEMU's to know"
+      : `${missing} pages are not here, some of which are zero. Figures of what was pulled begin anew`;
+    this.#note("info", found);
     return await this.#unlessLost(this.#goOn());
   }
 
@@ -224,14 +228,17 @@ export class DestinationMigration {
    * a lost link: whoever does not hear this is told when it comes back.
    */
   async #guestLost(why: string): Promise<never> {
-    const message = `The guest is lost: ${why}, with ${this.stats.missing_pages} pages still at the source`;
+    const { inDoubt } = this;
+    const message = inDoubt
+      ? `The guest is not here: ${why}, and is not known to have run it`
+      : `The guest is lost: ${why}, with ${this.stats.missing_pages} pages still at the source`;
     // Its source may come back before it has read this.
     const told = this.absence.tellLost();
     await this.#peer?.send({ type: "failed", message }).catch(() => {});
     await told;
-    throw new MigrationError(`${message}. Start it again`, {
+    throw new MigrationError(`${message}. Start it again${inDoubt ? UNLESS_THERE : ""}`, {
       phase: this.state,
-      guestLocation: "lost",
+      guestLocation: inDoubt ? "unknown" : "lost",
       exitCode: EXIT.guestLost,
     });
   }
@@ -387,7 +394,7 @@ export class DestinationMigration {
   /** A kernel pager brings its pages without any process. */
   async #keep(startMs: number | null = null): Promise<void> {
     const { remains: machine } = this.#built;
-    if (!machine || !this.#offer || this.#pages.kind !== "user") return;
+    if (!machine || !this.#offer || this.#pages.kind === "kernel") return;
     const { mode, bandwidth_bytes_per_s, prefetch, prefetch_connections } = this.#offer;
     await this.#options.keep?.({
       machine,

@@ -596,9 +596,9 @@ export class SourceMigration {
     this.#advised = true;
   }
 
-  /** A QEMU lives on without the process that receives its guest, and another can go on with that by the user pager. */
+  /** A QEMU lives on without the process that receives its guest, and another can go on with that. */
   get #outlived(): boolean {
-    return this.#machine.shape.kind === "qemu" && this.#settled.pager === "user";
+    return this.#machine.shape.kind === "qemu";
   }
 
   get #howToAttach(): string {
@@ -638,6 +638,7 @@ export class SourceMigration {
 
   /** Not every page has left here, so the destination cannot have completed. */
   get #incomplete(): boolean {
+    if (this.#machine.own) return this.stats.missing_pages > 0;
     const served = this.#served;
     return served !== null && served - this.#servedBefore < this.#missingAtCommit;
   }

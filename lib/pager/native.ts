@@ -175,12 +175,14 @@ class NativeDestinationPager implements DestinationPager {
   #blocktimeMs = 0;
   #whole = false;
   /** QEMU listens for no connection since a link was lost. */
-  #deaf = false;
+  #deaf;
   /** Until QEMU goes on by a new link it says that it has lost the old one. */
-  #linked = true;
+  #linked;
   #adding: Promise<void> = Promise.resolve();
 
-  constructor(machine: Machine, { transport }: DestinationPagerOptions) {
+  constructor(machine: Machine, { transport, takeOver = false }: DestinationPagerOptions) {
+    this.#deaf = takeOver;
+    this.#linked = !takeOver;
     this.#own = ownOf(machine);
     this.#pages = machine.ramBytes / PAGE_BYTES;
     this.transport = transport;

@@ -121,7 +121,7 @@ export interface DestinationPagerOptions {
   /** false: only once no fault has come for a second. */
   prefetch: boolean;
   prefetchConnections: number;
-  /** The pager was armed already, by a process that has died. Only the user pager's needs it. @default false */
+  /** The pager was armed already, by a process that has died; never a kernel's. @default false */
   takeOver?: boolean;
 }
 

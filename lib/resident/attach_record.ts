@@ -16,12 +16,12 @@ const recordSchema = v.object({
   session: v.string(),
   machine: v.object({
     shape: qemuSchema,
-    backends: v.array(v.object({
+    backends: v.nullable(v.array(v.object({
       id: v.string(),
       bytes: v.number(),
       share: v.boolean(),
       memPath: v.nullable(v.string()),
-    })),
+    }))),
   }),
   mode: v.picklist(["hybrid", "full", "precopy"]),
   transport: v.picklist(["tcp", "rdma"]),

@@ -71,6 +71,26 @@ for (
   });
 }
 
+Deno.test("gyges attach goes on with a guest whose gyges was killed: native pager, half way", async () => {
+  await using pair = await QemuPair.open({ ...SHAPE, qemu: "10.0" });
+  const halfWay = async (to: Waiting) => {
+    await to.process.reached("running");
+    await pause(500);
+  };
+  const home = await pair.start(["--pager", "native"]);
+  const { to, migrate } = await orphan(pair, ["--mode", "full"], halfWay, home);
+  await migrate.waitFor("note", ({ detail }) => detail.includes(`gyges attach ${to.name}`));
+  const attach = pair.host.start(["attach", to.name]);
+  await Promise.all([migrate.endedWith(0), home.process.endedWith(0)]);
+  pair.console.moveTo(to.log);
+  const summary = await attach.waitFor("summary");
+  assert.deepEqual(summary, await migrate.waitFor("summary"));
+  assert.ok(summary.pager === "native" && summary.postcopy_pages > 1000, JSON.stringify(summary));
+  await pair.proved();
+  await pair.move({ ...to, process: attach }, await pair.prepare(), ["--mode", "full"]);
+  await pair.proved();
+});
+
 Deno.test("gyges attach goes on with a guest whose source had given the link up, and told so", async () => {
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start([], { env: { GYGES_RECONNECT_S: "2" } });
