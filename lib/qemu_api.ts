@@ -79,7 +79,7 @@ async function takeOver(folder: string, loaded: Loaded): Promise<TakenOver | nul
     const path = monitorPathIn(folder);
     const process = NativeProcess.listeningOn(path);
     const options = { process, qmp: await QmpClient.open(path), folder, pagerOf: pagerOfFiles };
-    const machine = await QemuMachine.adopt(options, loaded.machine);
+    const machine = await QemuMachine.adopt(options, loaded.machine, loaded.startMs !== null);
     return { loaded, machine, pager: await armedPager(machine, loaded), inDoubt: machine.waiting };
   } catch (error) {
     if (error instanceof NativeError && GONE.includes(error.code)) return null;

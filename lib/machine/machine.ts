@@ -50,6 +50,10 @@ export interface Machine extends AsyncDisposable {
 
   /** Resolves once the guest runs. Throws NotRunError where that is sure not to have begun, else it may have. */
   run(): Promise<void>;
+  /** Instead of run(): the guest is here for good, and stays stopped. @default it cannot: there is none who stops it */
+  stayStopped?(): Promise<void>;
+  /** Throws PreflightError where the guest is in a state that does not move. @default it never is */
+  checkMovable?(): Promise<void>;
   /** What save() needs and can be done while the guest runs. */
   prepareSave(): Promise<void>;
   /** The guest stays: as it was before prepareSave(). */

@@ -15,7 +15,7 @@ import type { GuestReport } from "../events.ts";
 import type { PagerKind } from "../options.ts";
 import { whyDiscarding } from "../qemu/discards.ts";
 import { MachineStateError } from "../qemu/errors.ts";
-import { machineFacts, statusOf } from "../qemu/facts.ts";
+import { machineFacts, statusOf, unmovable } from "../qemu/facts.ts";
 import { type Backend, backendsOf, type GuestRam, machineBytes, mapRam, whyNotShared } from "../qemu/guest_ram.ts";
 import { lastWordsIn } from "../qemu/launch.ts";
 import { OwnMigration, whyOutOfReach } from "../qemu/own_migration.ts";
@@ -139,17 +139,18 @@ export class QemuMachine implements Machine {
   }
 
   /**
-   * One that a process which died has left at a destination, loaded. Throws PreflightError: its RAM is not seen. It may
-   * have to wait for a page before its monitor answers: then it runs.
+   * One that a process which died has left at a destination, loaded, and perhaps `taken` for good. Throws PreflightError:
+   * its RAM is not seen. It may have to wait for a page before its monitor answers: then it runs.
    */
   static async adopt(
     options: Omit<QemuMachineOptions, "waiting">,
     { shape, backends }: Remains,
+    taken: boolean,
   ): Promise<QemuMachine> {
     const { process, qmp, pagerOf } = options;
     const found = backends && mapRam(backends, process);
     const status = await statusWithin(qmp, ADOPT_MS);
-    const machine = new QemuMachine({ ...options, waiting: NOT_RUN.includes(status ?? "") }, {
+    const machine = new QemuMachine({ ...options, waiting: !taken && NOT_RUN.includes(status ?? "") }, {
       shape,
       backends,
       ram: found && attach(process, found),
@@ -179,9 +180,7 @@ export class QemuMachine implements Machine {
   }
 
   async run(): Promise<void> {
-    if (this.own && this.#restored) await this.own.untilLoaded();
-    // With a guest it is no more of no use.
-    if (this.#waiting) this.#dismissGuard();
+    await this.#takeGuest();
     await this.#qmp.call("cont", {}, RUN_MS).catch((error) => this.#notRun(error));
     const { status, running } = await statusOf(this.#qmp);
     if (!running) throw new PreflightError(`QEMU's guest does not run but is "${status}"`, RUN_LACK);
@@ -189,6 +188,18 @@ export class QemuMachine implements Machine {
     this.#still = false;
     this.#waiting = false;
     if (this.#restored) this.#announce();
+  }
+
+  /** Whoever lets it run later, by whichever monitor, has it announced then. */
+  async stayStopped(): Promise<void> {
+    await this.#takeGuest();
+    this.#waiting = false;
+  }
+
+  async #takeGuest(): Promise<void> {
+    if (this.own && this.#restored) await this.own.untilLoaded();
+    // With a guest it is no more of no use.
+    if (this.#waiting) this.#dismissGuard();
   }
 
   /** QEMU's status decides: one that has begun to run is paused only by our word. Throws. */
@@ -224,6 +235,12 @@ export class QemuMachine implements Machine {
 
   giveAway(): void {
     this.#dismissGuard();
+  }
+
+  async checkMovable(): Promise<void> {
+    const { status } = await statusOf(this.#qmp);
+    const remedy = unmovable(status);
+    if (remedy !== null) throw new PreflightError(`QEMU's guest is "${status}"`, { check: "qemu", remedy });
   }
 
   async prepareSave(): Promise<void> {
@@ -413,6 +430,7 @@ export class QemuMachine implements Machine {
     if (name === "RESUME") {
       this.#running = true;
       this.#still = false;
+      if (this.#restored && !this.#waiting) this.#announce();
     }
     if (name === "SHUTDOWN") this.#shutdown = reasonOf(data);
     if (name === "GUEST_PANICKED") this.#tell({ type: "failed", text: "its kernel has panicked" });

@@ -312,7 +312,7 @@ export class DestinationMigration {
           await this.#load(peer, { bytes: payload, more: message.more });
           break;
         case "run":
-          if (await this.#run(peer)) return;
+          if (await this.#run(peer, message.stopped ?? false)) return;
           break;
         case "failed":
           throw new PeerFailedError(message.message);
@@ -413,14 +413,14 @@ export class DestinationMigration {
   }
 
   /** The commit point: the guest is ours, whether or not the source hears that it runs. False: it cannot be run here. */
-  async #run(peer: Peer): Promise<boolean> {
+  async #run(peer: Peer, stopped: boolean): Promise<boolean> {
     if (!this.inDoubt) throw new ProtocolError(`Got "run" in state "${this.state}"`);
     if (this.#notRun !== null) return await this.#giveBack(peer, this.#notRun);
     // Such a machine is stopped at the source, and loads, just before this.
     if (this.#built.own) this.#loadedAt = performance.now();
     // Before the guest: from its first step on a kernel's pager brings every page, whatever becomes of this process.
     if (this.#pages.kind === "kernel") await this.#beginPrefetch();
-    const why = await this.#start(this.#built);
+    const why = stopped ? await this.#take(this.#built) : await this.#start(this.#built);
     if (why) {
       // What could run the guest here is ended before a word of it is said.
       await this.#built.abandon();
@@ -430,7 +430,7 @@ export class DestinationMigration {
     const now = performance.now();
     this.#startMs = now - this.#loadedAt;
     this.#downtimeMs = now - this.#stoppedAt;
-    this.#states.to("running", "the guest runs here");
+    this.#states.to("running", stopped ? "the guest is here, stopped as it was" : "the guest runs here");
     // Any other after it: what brings pages and what starts the guest want the same CPUs.
     await this.#beginPrefetch();
     await peer.send({ type: "running" }).catch(() => {});
@@ -460,6 +460,14 @@ export class DestinationMigration {
       using rest = delay(DEADLINE_MS.runAgain);
       await rest.promise;
     }
+  }
+
+  async #take(machine: Machine): Promise<null> {
+    if (!machine.stayStopped) {
+      throw new ProtocolError("The source says that nobody runs a guest which cannot be stopped");
+    }
+    await machine.stayStopped();
+    return null;
   }
 
   /** The source's answer ends the migration. */

@@ -19,7 +19,7 @@ export interface Loaded {
   rounds: number;
   /** Unix time in milliseconds. */
   loadedAt: number;
-  /** From then to the guest's first step; null: it has not run yet, as far as is known. */
+  /** From then to the guest's first step, or until it was taken, stopped; null: neither, as far as is known. */
   startMs: number | null;
   /** As they were then. */
   stats: WireStats;

@@ -53,6 +53,8 @@ export class SourceMigration {
   readonly #startedAt = performance.now();
   readonly #pages: number;
   readonly #pager: SourcePager;
+  /** Somebody has stopped the guest, who does not want it to run: neither there nor here. */
+  readonly #stays: boolean;
   #peer: Peer | null = null;
   #session = "";
   #settled: Pick<MessageOf<"accepted">, "pager" | "transport"> = { pager: "user", transport: "tcp" };
@@ -88,6 +90,7 @@ export class SourceMigration {
     this.#options = options.migrate;
     this.#onEvent = options.onEvent;
     this.mode = options.migrate.mode;
+    this.#stays = !options.machine.running && options.machine.stayStopped !== undefined;
     this.#pages = options.machine.ramBytes / options.machine.shape.page_bytes;
     this.#states = new StateMachine(SOURCE_TRANSITIONS, "setup", (state, detail) => {
       this.#onEvent({ type: "state", side: "source", state, detail });
@@ -199,6 +202,7 @@ export class SourceMigration {
     }
     this.#onEvent(promiseOf(this.#options, this.#machine.ramBytes));
     // Before the ticket is used up: what cannot be had here is not for the destination to find out.
+    await this.#machine.checkMovable?.();
     const can = await this.#preparePager();
     const { peer, session } = await openControl(this.#ticket);
     this.#session = session;
@@ -220,6 +224,7 @@ export class SourceMigration {
     }
     this.#settled = accepted;
     this.#note(`Pages move by ${accepted.why}`);
+    if (this.#stays) this.#note("The guest is stopped, and stays so");
     void this.#watchPages();
     await this.#connectPager();
   }
@@ -320,9 +325,13 @@ export class SourceMigration {
   async #orderRun(): Promise<void> {
     if (!this.committed) this.#states.to("serving", "the guest belongs to the destination");
     const saidAt = performance.now();
-    await this.#connected.send({ type: "run" });
-    await this.#connected.expect("running", DEADLINE_MS.answer);
+    await this.#sayRun(this.#connected);
     this.#startMs = performance.now() - saidAt;
+  }
+
+  async #sayRun(peer: Peer): Promise<void> {
+    await peer.send({ type: "run", ...this.#stays ? { stopped: true } : {} });
+    await peer.expect("running", DEADLINE_MS.answer);
   }
 
   /**
@@ -430,11 +439,12 @@ export class SourceMigration {
     await this.#pager[Symbol.asyncDispose]();
     const cause = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
     if (stuck !== null) return this.#cannotRunAgain(stuck, phase, cause);
-    this.#states.to("failed", "the guest runs here");
+    this.#states.to("failed", this.#stays ? "the guest is here, stopped as it was" : "the guest runs here");
     if (cause instanceof HandshakeError || cause instanceof MigrationError || cause instanceof PreflightError) {
       return cause;
     }
-    return new MigrationError(`${messageOf(cause)}. The guest runs at the source`, {
+    const guest = this.#stays ? "is at the source, stopped as it was" : "runs at the source";
+    return new MigrationError(`${messageOf(cause)}. The guest ${guest}`, {
       phase,
       guestLocation: "source",
       exitCode: EXIT.failedBeforeCommit,
@@ -442,9 +452,9 @@ export class SourceMigration {
     });
   }
 
-  /** What keeps the guest from running here; null: it runs. */
+  /** What keeps the guest from running here; null: it runs, if it is to. */
   async #runAgain(): Promise<unknown> {
-    if (this.#machine.running) return null;
+    if (this.#machine.running || this.#stays) return null;
     try {
       await this.#machine.run();
       return null;
@@ -582,10 +592,7 @@ export class SourceMigration {
     this.#take(peer);
     if (state === "failed") throw this.#loss("The guest is lost: its QEMU has ended, says the destination");
     // The destination's word decides: it has not heard our run, so the guest has not run there.
-    if (state === "loading") {
-      await peer.send({ type: "run" });
-      await peer.expect("running", DEADLINE_MS.answer);
-    }
+    if (state === "loading") await this.#sayRun(peer);
     await this.#connectPager();
   }
 

@@ -2,7 +2,7 @@
 import * as v from "valibot";
 import type { PagerKind } from "../options.ts";
 import { pagerOfFiles } from "../pager/kinds.ts";
-import { machineFacts } from "./facts.ts";
+import { machineFacts, unmovable } from "./facts.ts";
 import { backendsOf, machineBytes, mapRam, whyNotShared } from "./guest_ram.ts";
 import type { RunningQemu } from "./launch.ts";
 import { type QmpClient, QmpCommandError, versionText } from "./qmp.ts";
@@ -44,6 +44,8 @@ export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescr
   const notShared = whyNotShared(backends, ramBytes);
   const files = notShared === null ? mapRam(backends, process).files : null;
   const outOfReach = files ? null : whyOutOfReach(process);
+  const remedy = unmovable(status);
+  const stuck = remedy === null ? null : `it is "${status}": ${remedy}`;
   return {
     pid: process.pid,
     command: process.read("cmdline").split("\0").filter((word) => word !== ""),
@@ -56,7 +58,7 @@ export async function describe({ process, qmp }: RunningQemu): Promise<QemuDescr
     disks: await disksOf(qmp),
     pager: files ? pagerOfFiles(files) : "native",
     pager_reason: notShared,
-    blockers: [...await blockersOf(qmp), ...outOfReach === null ? [] : [outOfReach]],
+    blockers: [...await blockersOf(qmp), outOfReach, stuck].filter((why) => why !== null),
   };
 }
 

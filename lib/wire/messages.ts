@@ -18,7 +18,7 @@
  *      handover + regions, set          ->            the destination arms while the source saves
  *      state {more} + bytes             ->            as the source saves it, in one or more
  *                                       <-   loaded {missing}
- *      run                              ->            the commit point; sent once
+ *      run {stopped?}                   ->            the commit point; sent once
  *                                       <-   running | not_run
  *                                       <-   progress, four times a second
  *                                       <-   complete {stats, start}
@@ -31,6 +31,8 @@
  * With the native pager the QEMUs move RAM and state by themselves, through connections of role "demand": a round lasts
  * for as long as they do so while the guest runs, all sets are empty, and the commit point is passed before `run` is sent.
  *
+ * A guest that somebody has stopped at the source stays so: its `run` says `stopped`, and commits all the same.
+ *
  * `not_run` takes the commit back: the guest has not run at the destination, and what could have run it has been ended
  * before this is said. Only then may a source that has said `run` run it again. It answers `failed`.
  *
@@ -42,7 +44,7 @@
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
-export const PROTOCOL_VERSION = 7;
+export const PROTOCOL_VERSION = 8;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 
@@ -153,7 +155,7 @@ export const messageSchema = v.variant("type", [
   v.object({ type: v.literal("handover"), regions_bytes: count }),
   v.object({ type: v.literal("state"), more: v.boolean() }),
   v.object({ type: v.literal("loaded"), missing_pages: count }),
-  v.object({ type: v.literal("run") }),
+  v.object({ type: v.literal("run"), stopped: v.optional(v.boolean()) }),
   v.object({ type: v.literal("running") }),
   v.object({ type: v.literal("not_run"), message: words }),
   v.object({ type: v.literal("progress"), stats: statsSchema }),

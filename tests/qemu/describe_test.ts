@@ -63,6 +63,12 @@ Deno.test("describe: a migration blocker is named in QEMU's own words, with exit
   assert.match(blocked.stdout, /IN THE WAY +.*ivshmem/);
 });
 
+Deno.test("describe: a QEMU that waits for a guest has none to move", async () => {
+  const waiting = await described([...shared("64M"), "-incoming", "defer"]);
+  assert.equal(waiting.code, 3, waiting.stdout);
+  assert.match(waiting.stdout, /IN THE WAY +it is "inmigrate": it waits for a guest/);
+});
+
 Deno.test("describe: what it writes of a QEMU without privilege is enough for a destination", async () => {
   await using pair = await QemuPair.open({ workingSet: "32M", withDisk: true, qemu: "10.0", asNobody: "changes" });
   const home = await pair.start();

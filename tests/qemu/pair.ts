@@ -136,6 +136,12 @@ export class QemuPair implements AsyncDisposable {
     return [...AS_NOBODY, ...await Promise.all(readable)];
   }
 
+  /** What QEMU of `name` answers to an order by the test's own monitor. */
+  async order(name: string, command: string): Promise<unknown> {
+    using qmp = await QmpClient.connect(this.#monitorPath(name));
+    return await qmp.call(command);
+  }
+
   /** Has the balloon of `name` leave the guest so many MiB, and waits until it has. */
   async leave(name: string, mib: number): Promise<void> {
     using qmp = await QmpClient.connect(this.#monitorPath(name));
@@ -154,12 +160,18 @@ export class QemuPair implements AsyncDisposable {
     return join(this.folder, `${name}.monitor`);
   }
 
-  /** Moves the guest. */
-  async move(from: Held, to: Waiting, args: readonly string[]): Promise<Summary> {
+  /** Moves the guest; `arrived` is done before anything is expected of it. */
+  async move(
+    from: Held,
+    to: Waiting,
+    args: readonly string[],
+    arrived: () => Promise<unknown> = () => Promise.resolve(),
+  ): Promise<Summary> {
     const lostBefore = this.console.last?.netLost ?? 0;
     const migrate = this.host.start(["migrate", to.ticket, "--vm", from.name, ...args]);
     await migrate.endedWith(0);
     await from.process.endedWith(0);
+    await arrived();
     this.console.moveTo(to.log);
     if (this.shape.withNetwork) await this.#proveNetwork(from, to, lostBefore);
     return await migrate.waitFor("summary");

@@ -1,0 +1,94 @@
+/** A guest that somebody has stopped moves and stays so, at whichever end, until somebody lets it run. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { type Held, QemuPair, type Shape } from "./pair.ts";
+import { differingPages, ramFileOf } from "./stamps.ts";
+
+const SHAPE = { rate: 8000, workingSet: "32M", withDisk: true, withNetwork: true } as const;
+const FULL = ["--mode", "full"];
+/** Where Debian's kernel has its code, in pages. */
+const KERNEL_TEXT_PAGE = 0x1000000 / 4096;
+
+/** A guest that works, and is stopped by the monitor of somebody else. */
+async function stopped(pair: QemuPair, args: readonly string[] = []): Promise<Held> {
+  const home = await pair.start(args);
+  await pair.order(home.name, "stop");
+  return home;
+}
+
+async function proveStopped(pair: QemuPair, name: string, status = "paused"): Promise<void> {
+  const answer = JSON.stringify(await pair.order(name, "query-status"));
+  assert.match(answer, new RegExp(`"status":"${status}"`));
+  assert.match(answer, /"running":false/);
+}
+
+/** Moves it from `home`, stopped, and lets it run there; the pages of its RAM that differ before that. */
+async function movedStopped(pair: QemuPair, home: Held, args: readonly string[], env = {}): Promise<number[]> {
+  const before = join(pair.folder, "ram");
+  await Deno.copyFile(ramFileOf(pair.qemuOf(home.name)), before);
+  const to = await pair.prepare({ env });
+  let found: number[] = [];
+  await pair.move(home, to, args, async () => {
+    await to.process.reached("completed");
+    await proveStopped(pair, to.name);
+    found = differingPages(before, ramFileOf(pair.qemuOf(to.name)));
+    await pair.order(to.name, "cont");
+  });
+  return found;
+}
+
+for (
+  const [args, shape] of [
+    [FULL, { ...SHAPE, qemu: "7.2" }],
+    [["--precopy-timeout", "1s"], { ...SHAPE, qemu: "10.0", machine: "q35" }],
+  ] satisfies [string[], Shape][]
+) {
+  Deno.test(`a guest that is stopped moves, by QEMU ${shape.qemu}, and all of its RAM is as it was: ${args[0]}`, async () => {
+    await using pair = await QemuPair.open(shape);
+    assert.deepEqual(await movedStopped(pair, await stopped(pair), args), []);
+    await pair.proved();
+  });
+}
+
+Deno.test("control: a page that comes as zeros is seen in the RAM of a guest that was stopped", async () => {
+  await using pair = await QemuPair.open({ rate: 8000, workingSet: "32M" });
+  const env = { GYGES_INJECT: `zero-page@${KERNEL_TEXT_PAGE}` };
+  assert.deepEqual(await movedStopped(pair, await stopped(pair), FULL, env), [KERNEL_TEXT_PAGE]);
+});
+
+Deno.test("native pager: a guest that is stopped moves and stays so", async () => {
+  await using pair = await QemuPair.open({ ...SHAPE, qemu: "10.0" });
+  const home = await stopped(pair, ["--pager", "native"]);
+  const to = await pair.prepare();
+  await pair.move(home, to, FULL, async () => {
+    await to.process.reached("completed");
+    await proveStopped(pair, to.name);
+    await pair.order(to.name, "cont");
+  });
+  await pair.proved();
+});
+
+/** The last one is the source's alone: a state with it is not loaded. */
+const DEVICES = ["-device", "virtio-rng-pci"];
+
+Deno.test("a move that fails leaves a guest stopped that was so, and it moves at last", async () => {
+  await using pair = await QemuPair.open({ ...SHAPE, extra: DEVICES });
+  const home = await stopped(pair);
+  const to = await pair.prepare({ extra: [] });
+  const { events } = await pair.host.start(["migrate", to.ticket, "--vm", home.name, ...FULL]).endedWith(10);
+  const error = events.at(-1);
+  assert.ok(error?.type === "error");
+  assert.match(error.message, /cannot load.*The guest is at the source, stopped as it was/s);
+  await to.process.ended();
+  // QEMU's word for one whose state has been saved.
+  await proveStopped(pair, home.name, "postmigrate");
+  const next = await pair.prepare();
+  const again = await pair.host.start(["migrate", next.ticket, "--vm", home.name, ...FULL]).endedWith(3);
+  assert.match(JSON.stringify(again.events), /postmigrate.*say cont in its monitor, and stop/);
+  next.process.signal("SIGINT");
+  await next.process.ended();
+  await pair.order(home.name, "cont");
+  await pair.order(home.name, "stop");
+  assert.deepEqual(await movedStopped(pair, home, FULL), []);
+  await pair.proved();
+});
