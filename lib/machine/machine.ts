@@ -43,6 +43,8 @@ export interface Machine extends AsyncDisposable {
   /** The pager that RAM was made for. */
   readonly pager: PagerKind;
   readonly running: boolean;
+  /** It does not run, and not by our word: whoever has stopped it wants it so. @default false */
+  readonly held?: boolean;
   /** The most that save() may give. */
   readonly maxStateBytes: number;
   /** How it moves its RAM and state by itself, with the native pager; there is no save() then. */
@@ -50,7 +52,7 @@ export interface Machine extends AsyncDisposable {
 
   /** Resolves once the guest runs. Throws NotRunError where that is sure not to have begun, else it may have. */
   run(): Promise<void>;
-  /** Instead of run(): the guest is here for good, and stays stopped. @default it cannot: there is none who stops it */
+  /** Instead of run(): the guest is here for good, and stays held. @default it cannot be */
   stayStopped?(): Promise<void>;
   /** Throws PreflightError where the guest is in a state that does not move. @default it never is */
   checkMovable?(): Promise<void>;

@@ -91,8 +91,10 @@ export class QemuMachine implements Machine {
   #waiting: boolean;
   #restored = false;
   #running: boolean;
-  /** It stands by our word, its disks' requests done. */
+  /** Whoever stopped it, it stands by our word: its disks' requests are done. */
   #still = false;
+  /** It ran until we stopped it. */
+  #stoppedByUs = false;
   /** How the guest ended by its own word, before its process went. */
   #shutdown: string | null = null;
   #over = false;
@@ -171,6 +173,10 @@ export class QemuMachine implements Machine {
     return this.#running;
   }
 
+  get held(): boolean {
+    return !this.#running && !this.#stoppedByUs;
+  }
+
   get ended(): Promise<string> {
     return this.#ended.promise;
   }
@@ -185,7 +191,7 @@ export class QemuMachine implements Machine {
     const { status, running } = await statusOf(this.#qmp);
     if (!running) throw new PreflightError(`QEMU's guest does not run but is "${status}"`, RUN_LACK);
     this.#running = true;
-    this.#still = false;
+    this.#still = this.#stoppedByUs = false;
     this.#waiting = false;
     if (this.#restored) this.#announce();
   }
@@ -218,6 +224,7 @@ export class QemuMachine implements Machine {
 
   /** QEMU answers once its disks' requests are done too. */
   async stop(timeoutMs: number): Promise<void> {
+    this.#stoppedByUs ||= this.#running;
     await this.#qmp.call("stop", {}, timeoutMs);
     this.#running = false;
     this.#still = true;
@@ -337,6 +344,7 @@ export class QemuMachine implements Machine {
       if (!this.#still) await statusOf(this.#qmp);
       return await look();
     }
+    this.#stoppedByUs = true;
     await this.#qmp.call("stop");
     try {
       return await look();
@@ -429,7 +437,7 @@ export class QemuMachine implements Machine {
     if (name === "STOP") this.#running = false;
     if (name === "RESUME") {
       this.#running = true;
-      this.#still = false;
+      this.#still = this.#stoppedByUs = false;
       if (this.#restored && !this.#waiting) this.#announce();
     }
     if (name === "SHUTDOWN") this.#shutdown = reasonOf(data);

@@ -53,8 +53,7 @@ export class SourceMigration {
   readonly #startedAt = performance.now();
   readonly #pages: number;
   readonly #pager: SourcePager;
-  /** Somebody has stopped the guest, who does not want it to run: neither there nor here. */
-  readonly #stays: boolean;
+  readonly #heldFirst: boolean;
   #peer: Peer | null = null;
   #session = "";
   #settled: Pick<MessageOf<"accepted">, "pager" | "transport"> = { pager: "user", transport: "tcp" };
@@ -90,7 +89,7 @@ export class SourceMigration {
     this.#options = options.migrate;
     this.#onEvent = options.onEvent;
     this.mode = options.migrate.mode;
-    this.#stays = !options.machine.running && options.machine.stayStopped !== undefined;
+    this.#heldFirst = options.machine.held ?? false;
     this.#pages = options.machine.ramBytes / options.machine.shape.page_bytes;
     this.#states = new StateMachine(SOURCE_TRANSITIONS, "setup", (state, detail) => {
       this.#onEvent({ type: "state", side: "source", state, detail });
@@ -632,6 +631,11 @@ export class SourceMigration {
   }
 
   // ---- small things ----
+
+  /** Who has stopped the guest does not want it to run, neither there nor here. One that moves by itself stops by itself. */
+  get #stays(): boolean {
+    return this.#machine.own ? this.#heldFirst : this.#machine.held ?? false;
+  }
 
   #account(theirs: WireStats): WireStats {
     return this.#pager.account?.(theirs) ?? theirs;

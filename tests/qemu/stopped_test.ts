@@ -68,6 +68,25 @@ Deno.test("native pager: a guest that is stopped moves and stays so", async () =
   await pair.proved();
 });
 
+for (const [order, start] of [["stop", (pair: QemuPair) => pair.start()], ["cont", stopped]] as const) {
+  Deno.test(`what somebody says to a guest while it moves holds: ${order}`, async () => {
+    await using pair = await QemuPair.open({ rate: 8000, workingSet: "32M" });
+    const home = await start(pair);
+    const to = await pair.prepare();
+    const args = ["--bandwidth", "20MiB/s", "--precopy-timeout", "5s"];
+    const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, ...args]);
+    await migrate.waitFor("sample", ({ state, pulled_pages }) => state === "precopy" && pulled_pages > 0);
+    await pair.order(home.name, order);
+    await Promise.all([migrate.endedWith(0), home.process.endedWith(0), to.process.reached("completed")]);
+    if (order === "stop") {
+      await proveStopped(pair, to.name);
+      await pair.order(to.name, "cont");
+    }
+    pair.console.moveTo(to.log);
+    await pair.proved();
+  });
+}
+
 /** The last one is the source's alone: a state with it is not loaded. */
 const DEVICES = ["-device", "virtio-rng-pci"];
 
