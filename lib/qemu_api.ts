@@ -2,11 +2,12 @@
 import { NativeError } from "../ffi/native_error.ts";
 import { NativeProcess } from "../ffi/process.ts";
 import { monitorPathIn, RuntimeDir } from "./control/runtime_dir.ts";
-import { EXIT, type ExitCode, MigrationError } from "./errors.ts";
+import type { ExitCode } from "./errors.ts";
 import type { Summary } from "./events.ts";
 import { QemuMachine } from "./machine/qemu.ts";
 import type { MigrateOptions, PagerChoice, PrepareOptions } from "./options.ts";
 import type { Loaded, TakenOver } from "./migration/loaded.ts";
+import { lossError } from "./migration/loss.ts";
 import { chooseRam } from "./pager/choose.ts";
 import { pagerOfFiles } from "./pager/kinds.ts";
 import { nativePager } from "./pager/native.ts";
@@ -61,13 +62,8 @@ export async function attachQemu(name: string, run: RunOptions): Promise<ExitCod
   await tellLost(name, credentials, run);
   // One that was killed before the guest ran has had its QEMU ended by its guard.
   const ran = loaded.startMs !== null;
-  throw new MigrationError(
-    ran
-      ? `The guest of "${name}" is lost: its QEMU has ended, with pages still at the source. Start it again`
-      : `The guest of "${name}" is not here: its QEMU has ended, and is not known to have run it. Start it again unless ` +
-        "the source says that it runs there",
-    { phase: ran ? "paused" : "loading", guestLocation: ran ? "lost" : "unknown", exitCode: EXIT.guestLost },
-  );
+  const loss = { guest: `The guest of "${name}"`, why: "its QEMU has ended", pages: "pages", ran };
+  throw lossError(loss, ran ? "paused" : "loading");
 }
 
 /** What says of a process that it is gone, or of its socket, or that nobody listens on that. */

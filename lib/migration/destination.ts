@@ -18,6 +18,7 @@ import { type Peer, PeerFailedError, ProtocolError } from "../wire/peer.ts";
 import { Absence, wordsOf } from "./absence.ts";
 import { type ControlLink, listen } from "./control_link.ts";
 import type { Loaded, TakenOver } from "./loaded.ts";
+import { lossError, lossWords } from "./loss.ts";
 import { checkOffer, payloadBound, settle } from "./settle.ts";
 import { SinkWatch } from "./sink_watch.ts";
 import { statePieces } from "./state_pieces.ts";
@@ -40,7 +41,6 @@ export interface DestinationOptions {
 
 /** Of a machine that cannot run; all within the time that a source waits for an answer. */
 const RUN_TRIES = 3;
-const UNLESS_THERE = " unless the source says that it runs there";
 /** What a message takes of free words. */
 const MAX_WORDS = 4096;
 
@@ -228,19 +228,12 @@ export class DestinationMigration {
    * a lost link: whoever does not hear this is told when it comes back.
    */
   async #guestLost(why: string): Promise<never> {
-    const { inDoubt } = this;
-    const message = inDoubt
-      ? `The guest is not here: ${why}, and is not known to have run it`
-      : `The guest is lost: ${why}, with ${this.stats.missing_pages} pages still at the source`;
+    const loss = { guest: "The guest", why, pages: `${this.stats.missing_pages} pages`, ran: !this.inDoubt };
     // Its source may come back before it has read this.
     const told = this.absence.tellLost();
-    await this.#peer?.send({ type: "failed", message }).catch(() => {});
+    await this.#peer?.send({ type: "failed", message: lossWords(loss) }).catch(() => {});
     await told;
-    throw new MigrationError(`${message}. Start it again${inDoubt ? UNLESS_THERE : ""}`, {
-      phase: this.state,
-      guestLocation: inDoubt ? "unknown" : "lost",
-      exitCode: EXIT.guestLost,
-    });
+    throw lossError(loss, this.state);
   }
 
   async #untilBack(error: unknown): Promise<Peer> {

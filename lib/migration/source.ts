@@ -53,6 +53,7 @@ export class SourceMigration {
   readonly #startedAt = performance.now();
   readonly #pages: number;
   readonly #pager: SourcePager;
+  /** Somebody had stopped the guest before the move began. */
   readonly #heldFirst: boolean;
   #peer: Peer | null = null;
   #session = "";

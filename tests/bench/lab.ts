@@ -139,6 +139,7 @@ function tableOf({ raw, off, on }: Runs): string[][] {
   const [p50, p99, p99WithPrefetch] = [over(off, latency("p50")), over(off, latency("p99")), over(on, latency("p99"))];
   const [rawP50, touchP50] = [rawOver((one) => one.p50), rawOver((one) => one.touchP50)];
   const userRdma = p50[WAYS.findIndex(({ pager, transport }) => pager === "user" && transport === "rdma")] ?? NaN;
+  const pull = over(on, ({ pullNs }) => pullNs);
   const rawTotal = over(on, ({ summary }) => summary.postcopy_pages * rawOver((one) => one.pageNs));
   return [
     ["", "READs, no guest", ...WAYS.map(({ name }) => name), "goal of the kernel pager"],
@@ -152,11 +153,11 @@ function tableOf({ raw, off, on }: Runs): string[][] {
     ["  to that without prefetch", "", ...ratios(p99WithPrefetch, (index) => p99[index] ?? NaN), "2x"],
     ["total time, prefetch at full rate", ms(median(rawTotal)), ...over(on, total).map(ms), ""],
     ["  to READs of the same pages", "", ...ratios(over(on, total), (index) => rawTotal[index] ?? NaN), "1.25x"],
-    ["from its first step to its last page", "", ...over(on, ({ pullNs }) => pullNs).map(ms), ""],
+    ["from its first step to its last page", "", ...pull.map(ms), ""],
     [
       "  to READs of the same pages",
       "",
-      ...ratios(over(on, ({ pullNs }) => pullNs), (index) => rawTotal[index] ?? NaN),
+      ...ratios(pull, (index) => rawTotal[index] ?? NaN),
       "",
     ],
     ["downtime, prefetch at full rate", "", ...over(on, ({ summary }) => summary.downtime_ns).map(ms), ""],
