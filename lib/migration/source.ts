@@ -76,8 +76,8 @@ export class SourceMigration {
   /** The operator knows of the lost link, and of how to go on without the destination's process. */
   #patient = false;
   #advised = false;
-  /** From `run` until `running` was heard, which is later than the guest's first step. */
-  #startMs = 0;
+  /** From `run` until `running` was heard, which is later than the guest's first step; null: a lost link came between. */
+  #startMs: number | null = null;
   /** The destination's pager has said that it has every page. */
   #allRead = false;
 
@@ -530,7 +530,7 @@ export class SourceMigration {
         postcopy_pages: this.#missingAtCommit,
         wire_bytes: came * this.#machine.shape.page_bytes,
       },
-      start_ns: toNs(this.#startMs),
+      start_ns: toNs(this.#startMs ?? 0),
       guest: { corrupt: null, verified_pages: null, largest_stall_ns: null },
     });
     this.#states.to("completed", "the destination has every page");
@@ -546,8 +546,9 @@ export class SourceMigration {
       ramBytes: this.#machine.ramBytes,
       pageBytes: this.#machine.shape.page_bytes,
       totalMs: this.elapsedMs,
-      // Each side by its own clock, and not until `running` is heard: a link that is lost then holds up no guest.
-      downtimeMs: this.#handoverMs + complete.start_ns / 1e6,
+      // The destination's figure has the flight of `loaded`, which is counted here already, and this side's that of
+      // `running`, which held up no guest: the shorter is nearer.
+      downtimeMs: this.#handoverMs + Math.min(complete.start_ns / 1e6, this.#startMs ?? Infinity),
       precopyMs: this.#precopyMs,
       precopyRounds: this.round,
       stats: this.stats,

@@ -4,6 +4,7 @@
  * Only without TLS, where both ends prove that they hold the key and nothing is encrypted: what it alters is what a
  * hostile end with the key could send.
  */
+import { joined } from "../../lib/bytes.ts";
 import { formatTicket, parseTicket } from "../../lib/wire/ticket.ts";
 import { patience } from "./patience.ts";
 
@@ -102,14 +103,42 @@ export class Wiretap implements AsyncDisposable {
   }
 }
 
+/** What was read of a stream before its time. */
+class Ahead {
+  #bytes: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+  #reading: Promise<void> | null = null;
+
+  /** Resolves once more is here, or throws at the end of the stream. One read at a time, however often it is called. */
+  async grow(end: Deno.TcpConn): Promise<void> {
+    await (this.#reading ??= this.#readSome(end));
+  }
+
+  async #readSome(end: Deno.TcpConn): Promise<void> {
+    const some = new Uint8Array(64 * 1024);
+    const n = await end.read(some);
+    if (n === null) throw new Error("the end of the stream");
+    this.#bytes = joined([this.#bytes, some.subarray(0, n)]);
+    this.#reading = null;
+  }
+
+  /** Moves what is here to the start of `to`; resolves with the number of bytes. */
+  async take(to: Uint8Array): Promise<number> {
+    if (to.length === 0) return 0;
+    await this.#reading;
+    const n = Math.min(to.length, this.#bytes.length);
+    to.set(this.#bytes.subarray(0, n));
+    this.#bytes = this.#bytes.slice(n);
+    return n;
+  }
+}
+
 class Connection {
   role: Role | null = null;
   readonly #ends: Record<Side, Deno.TcpConn>;
   readonly #options: WiretapOptions;
   readonly #seen: string[];
   readonly #roleKnown = Promise.withResolvers<Role>();
-  /** A byte that was read before its time; null in the promise for the end of the stream. */
-  readonly #ahead: Record<Side, Promise<number | null> | null> = { source: null, destination: null };
+  readonly #ahead: Record<Side, Ahead> = { source: new Ahead(), destination: new Ahead() };
 
   constructor(near: Deno.TcpConn, far: Deno.TcpConn, options: WiretapOptions, seen: string[]) {
     this.#ends = { source: near, destination: far };
@@ -171,17 +200,11 @@ class Connection {
 
   /** A frame may be held for long; an end that closes meanwhile is heard all the same. */
   async #whileOpen<T>(from: Side, held: Promise<T> | T): Promise<T> {
-    this.#ahead[from] ??= this.#readAhead(from);
-    const closed = this.#ahead[from].then((byte): Promise<never> => {
-      if (byte === null) throw new Error("the end of the stream");
-      return new Promise(() => {});
-    });
-    return await Promise.race([held, closed]);
-  }
-
-  async #readAhead(from: Side): Promise<number | null> {
-    const byte = new Uint8Array(1);
-    return await this.#ends[from].read(byte) === null ? null : byte[0] ?? null;
+    const ahead = this.#ahead[from];
+    const whole = Promise.resolve(held);
+    const passed = whole.then(() => true);
+    // Whoever closes may have said more before.
+    for (;;) if (await Promise.race([passed, ahead.grow(this.#ends[from])])) return await whole;
   }
 
   async #reply(role: Role): Promise<void> {
@@ -205,14 +228,7 @@ class Connection {
 
   async #read(from: Side, bytes: number): Promise<Uint8Array<ArrayBuffer>> {
     const all = new Uint8Array(bytes);
-    let have = 0;
-    const ahead = this.#ahead[from];
-    if (ahead && bytes > 0) {
-      const byte = await ahead;
-      if (byte === null) throw new Error("the end of the stream");
-      all[have++] = byte;
-      this.#ahead[from] = null;
-    }
+    let have = await this.#ahead[from].take(all);
     while (have < bytes) {
       const n = await this.#ends[from].read(all.subarray(have));
       if (n === null) throw new Error("the end of the stream");

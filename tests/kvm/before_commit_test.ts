@@ -5,6 +5,7 @@ import { ControlClient } from "../../lib/control/client.ts";
 import { type ErrorEvent, touchesOf } from "../../lib/events.ts";
 import { MIGRATE_DEFAULTS } from "../../lib/options.ts";
 import { guestSchema } from "../../lib/monitor/summary.ts";
+import { PROTOCOL_VERSION } from "../../lib/wire/messages.ts";
 import { parseTicket } from "../../lib/wire/ticket.ts";
 import { connectTo, FakeDestination, greetedSource, welcome } from "../helpers/fake_end.ts";
 import type { Ended } from "../helpers/gyges_process.ts";
@@ -258,7 +259,7 @@ kvmTest("a source of another version is refused with both versions, and the tick
     name: "HandshakeError",
     field: "protocol",
     ours: "99",
-    theirs: "1",
+    theirs: `${PROTOCOL_VERSION}`,
   });
   await move(host, source, destination, ["--mode", "full"]);
   await proveGuest(host, destination);
