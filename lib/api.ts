@@ -108,7 +108,7 @@ async function* monitorProcess(process: ControlClient, options: MonitorOptions):
   if (error instanceof Error) throw error;
 }
 
-/** Cancels the migration that process `name` is making; resolves once the guest runs at the source again. */
+/** Cancels the migration that process `name` is making; resolves once the guest is at the source as it was. */
 export async function cancel(name: string): Promise<void> {
   using client = await ControlClient.connect(name);
   await client.call("cancel");

@@ -19,14 +19,14 @@ export const cancel = command(
     async run({ output }) {
       const { cancel } = await import("../../lib/api.ts");
       await cancel(name);
-      output.event({ type: "note", level: "info", detail: `Cancelled: the guest of "${name}" runs at the source` });
+      output.event({ type: "note", level: "info", detail: `Cancelled: the guest of "${name}" stays at the source` });
       return EXIT.completed;
     },
   })),
   {
     brief: prose`Give a migration up; the guest stays at the source.`,
     description: prose`Ends the migration that a process is making, if the commit point has not passed; the guest then
-      runs on at the source. After the commit point it is refused.`,
+      stays at the source as it is. After the commit point it is refused.`,
     footer: valuesFooter(),
   },
 );

@@ -5,7 +5,6 @@ import { ControlServer } from "../control/server.ts";
 import { PreflightError } from "../errors.ts";
 import { formatBytes } from "../units.ts";
 import type { Check } from "./check.ts";
-import { rdmaChecks } from "./doctor_rdma.ts";
 import { THIS_HOST } from "./host_view.ts";
 import { hasLibrary, hostFacts } from "./native.ts";
 
@@ -34,6 +33,8 @@ function errnoName(error: number): string {
 export async function examineHost(): Promise<Check[]> {
   const before = [kernel(Deno.osRelease())];
   const after = [memory(Deno.systemMemoryInfo().available), await runtimeDirectory()];
+  // It brings the module's source and what hashes it, which the checks before each move have no use for.
+  const { rdmaChecks } = await import("./doctor_rdma.ts");
   try {
     const rdma = rdmaChecks({ ...THIS_HOST, hasLibrary, kernel: Deno.osRelease() });
     const pinned = rdma.some(({ name, status }) => name === "rdma-device" && status === "ok") && Deno.uid() !== 0;

@@ -119,6 +119,11 @@ export class SourceMigration {
     return performance.now() - this.#startedAt;
   }
 
+  /** Of the guest, in words, for as long as the move is not committed. */
+  get whereabouts(): string {
+    return this.#stays ? "is at the source, stopped as it was" : "runs at the source";
+  }
+
   /** The destination's counters as it last told them. */
   get stats(): WireStats {
     return this.#account(this.#stats);
@@ -443,8 +448,7 @@ export class SourceMigration {
     if (cause instanceof HandshakeError || cause instanceof MigrationError || cause instanceof PreflightError) {
       return cause;
     }
-    const guest = this.#stays ? "is at the source, stopped as it was" : "runs at the source";
-    return new MigrationError(`${messageOf(cause)}. The guest ${guest}`, {
+    return new MigrationError(`${messageOf(cause)}. The guest ${this.whereabouts}`, {
       phase,
       guestLocation: "source",
       exitCode: EXIT.failedBeforeCommit,

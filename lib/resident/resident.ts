@@ -102,11 +102,8 @@ export class Resident {
 
   /** An operator's Ctrl-C on this process itself: an orderly end, where the guest does not depend on it. */
   async interrupt(): Promise<void> {
-    const error = new MigrationError("Interrupted before the commit point. The guest runs at the source", {
-      phase: this.#source?.state ?? this.#destination?.state ?? "idle",
-      guestLocation: "source",
-      exitCode: EXIT.interrupted,
-    });
+    const moving = this.#source ?? this.#destination ?? { state: "idle" };
+    const error = cancelled(moving, "Interrupted before the commit point", EXIT.interrupted);
     if (this.#destination && !this.#destination.committed) {
       if (this.#destination.cancel(error)) this.#cancelWaiting?.(error);
       else this.#onEvent({ type: "note", level: "warning", detail: IN_DOUBT });
@@ -401,11 +398,11 @@ const IDLE = {
 } as const satisfies Partial<Snapshot>;
 
 function cancelled(
-  moving: { state: Sample["state"] },
+  moving: { state: Sample["state"]; whereabouts?: string },
   what: string,
   exitCode: ExitCode,
 ): MigrationError {
-  return new MigrationError(`${what}. The guest runs at the source`, {
+  return new MigrationError(`${what}. The guest ${moving.whereabouts ?? "runs at the source"}`, {
     phase: moving.state,
     guestLocation: "source",
     exitCode,

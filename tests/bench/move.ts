@@ -1,8 +1,12 @@
 /** Whole migrations of the built file: downtime by RAM size, total time, start-up times. */
-import type { Summary } from "../../lib/events.ts";
-import { Host } from "../helpers/host.ts";
-import { move, prepare, startGuest, stopGuest } from "../helpers/pair.ts";
+import { type Summary, touchesOf } from "../../lib/events.ts";
+import { parseSize } from "../../lib/units.ts";
+import { Host, pause } from "../helpers/host.ts";
+import { move, prepare, startGuest, startMove, stopGuest } from "../helpers/pair.ts";
+import { timeOfCopy } from "./pager.ts";
 import { median, ms, printTable, quantile, ratio } from "./table.ts";
+
+const SPAN_MS = 6000;
 
 async function moves(n: number, ram: string, args: readonly string[], vm: readonly string[] = []): Promise<Summary[]> {
   const summaries: Summary[] = [];
@@ -39,9 +43,17 @@ export async function benchDowntime(sizes: readonly string[], n: number): Promis
   printTable("Downtime of a full move, 64 MiB working set", rows);
 }
 
-/** Time of a full move without a limit. */
+/** Time of a full move without a limit, against the same bytes copied over one connection of the same kind. */
 export async function benchTotal(ram: string, n: number): Promise<void> {
-  const rows = [["guest", "n", "total p50", "MB/s", "fault p50", "fault p99"]];
+  const rows = [["guest", "n", "total p50", "MB/s", "to the copy", "fault p50", "fault p99"]];
+  const copies: number[] = [];
+  for (let i = 0; i < n; i++) copies.push(await timeOfCopy("tls", parseSize(ram) / 2 ** 20));
+  rows.push([
+    "the bytes copied",
+    `${n}`,
+    ms(median(copies)),
+    (parseSize(ram) / 1e6 / (median(copies) / 1e9)).toFixed(0),
+  ]);
   for (const [name, vm] of [["at rest", ["--rate", "1000"]], ["writing as fast as it can", []]] as const) {
     const summaries = await moves(n, ram, ["--mode", "full"], vm);
     const rates = summaries.map((summary) => summary.wire_bytes / 1e6 / (summary.total_ns / 1e9));
@@ -50,9 +62,48 @@ export async function benchTotal(ram: string, n: number): Promise<void> {
       `${n}`,
       ms(median(summaries.map((summary) => summary.total_ns))),
       median(rates).toFixed(0),
+      ratio(median(summaries.map((summary) => summary.total_ns)), median(copies)),
       ms(median(summaries.map((summary) => summary.fault_latency_ns.p50))),
       ms(median(summaries.map((summary) => summary.fault_latency_ns.p99))),
     ]);
   }
   printTable(`A full move of ${ram} over loopback TLS, no limit`, rows);
+}
+
+/** Guest speed while its writes are tracked, against the same guest before and after. */
+export async function benchTracking(n: number): Promise<void> {
+  const rows = [["guest", "n", "untracked", "pre-copy", "ratio p50", "least"]];
+  for (const workload of ["uniform", "zipf", "sequential"]) {
+    const [plain, tracked, ratios]: [number[], number[], number[]] = [[], [], []];
+    for (let i = 0; i < n; i++) {
+      await using host = await Host.open();
+      const guest = await startGuest(host, "src", ["--ram", "64M", "--workload", workload]);
+      const destination = await prepare(host, "dst");
+      const before = await speedOf(host, SPAN_MS / 2);
+      // A round takes some 2 s then, and every page of it is tracked anew.
+      const limits = ["--precopy-timeout", "60s", "--bandwidth", "300Mbit"];
+      const migrate = startMove(host, guest, destination.ticket, limits);
+      await migrate.reached("precopy");
+      const during = await speedOf(host, SPAN_MS);
+      await host.start(["cancel", "src"]).endedWith(0);
+      await migrate.endedWith(130);
+      const after = await speedOf(host, SPAN_MS / 2);
+      plain.push((before + after) / 2);
+      tracked.push(during);
+      ratios.push(2 * during / (before + after));
+    }
+    const rate = (speeds: readonly number[]) => `${(median(speeds) / 1e3).toFixed(0)}k pages/s`;
+    const share = (value: number) => `${value.toFixed(2)}x`;
+    rows.push([workload, `${n}`, rate(plain), rate(tracked), share(median(ratios)), share(Math.min(...ratios))]);
+  }
+  printTable("Speed of a guest of 64 MiB that writes as fast as it can, while pre-copy at 300 Mbit/s goes on", rows);
+}
+
+/** Pages a second that the guest of "src" touches. */
+async function speedOf(host: Host, ms: number): Promise<number> {
+  const from = performance.now();
+  const before = touchesOf(await host.guest("src"));
+  await pause(ms);
+  const after = touchesOf(await host.guest("src"));
+  return (after - before) / (performance.now() - from) * 1e3;
 }

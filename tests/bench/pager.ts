@@ -23,17 +23,26 @@ const line = v.union([
 ]);
 type Line = v.InferOutput<typeof line>;
 
-async function runOnce(): Promise<Line[]> {
+/** @param only the one figure, of both transports @default all */
+async function runOnce(megabytes: number, only?: Line["name"]): Promise<Line[]> {
   const path = new URL("../../c-shim/build/bench/pager_bench", import.meta.url).pathname;
-  const { code, stdout } = await new Deno.Command(path, { args: [`${MEGABYTES}`], stderr: "inherit" }).output();
+  const args = [`${megabytes}`, ...only ? [only] : []];
+  const { code, stdout } = await new Deno.Command(path, { args, stderr: "inherit" }).output();
   if (code !== 0) throw new Error(`pager_bench ended with ${code}`);
   return new TextDecoder().decode(stdout).trim().split("\n").map((text) => v.parse(line, JSON.parse(text)));
+}
+
+/** Nanoseconds that so much takes over one loopback connection. */
+export async function timeOfCopy(transport: Line["transport"], megabytes: number): Promise<number> {
+  const copied = (await runOnce(megabytes, "copy")).find((line) => line.transport === transport);
+  if (!copied || !("ns" in copied)) throw new Error("pager_bench printed no copy");
+  return copied.ns;
 }
 
 /** Medians over the runs; ratios are of figures of the same run. */
 export async function benchPager(): Promise<void> {
   const runs: Line[][] = [];
-  for (let run = 0; run < RUNS; run++) runs.push(await runOnce());
+  for (let run = 0; run < RUNS; run++) runs.push(await runOnce(MEGABYTES));
   const over = (pick: (line: Line) => number | null, name: string, transport: string) =>
     median(
       runs.flatMap((lines) =>

@@ -2,7 +2,8 @@
 /*
  * pager_bench.c - the user pager against the bare link, both measured in this run, over loopback in one process.
  *
- * Prints one JSON object a line; tests/bench/pager.ts makes the table. Argument: megabytes for the bulk figures.
+ * Prints one JSON object a line; tests/bench/pager.ts makes the table. Arguments: megabytes for the bulk figures, and the
+ * name of the only figure to take.
  *   ping_pong  a 32-byte request and a page back, two threads that spin: the link's own floor
  *   fault      a thread touches missing pages in a random order: fault read to page placed
  *   copy       bytes through one connection, 256 KiB a write
@@ -250,9 +251,15 @@ static void pull(bool tls, struct gy_ram *from)
 	end_pager(&pager);
 }
 
+static bool wanted(const char *only, const char *name)
+{
+	return !only || !strcmp(only, name);
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t megabytes = argc > 1 ? strtoull(argv[1], NULL, 10) : 512;
+	const char *only = argc > 2 ? argv[2] : NULL;
 	uint64_t seed = 1;
 	struct gy_ram *ram;
 
@@ -260,11 +267,16 @@ int main(int argc, char **argv)
 	for (uint64_t at = 0; at < ram->bytes; at += 8)
 		*(uint64_t *)(ram->alias + at) = random_next(&seed);
 	for (int tls = 0; tls < 2; tls++) {
-		ping_pong(tls);
-		fault("fault", tls, false, ram);
-		fault("fault_with_prefetch", tls, true, ram);
-		copy(tls, ram);
-		pull(tls, ram);
+		if (wanted(only, "ping_pong"))
+			ping_pong(tls);
+		if (wanted(only, "fault"))
+			fault("fault", tls, false, ram);
+		if (wanted(only, "fault_with_prefetch"))
+			fault("fault_with_prefetch", tls, true, ram);
+		if (wanted(only, "copy"))
+			copy(tls, ram);
+		if (wanted(only, "pull"))
+			pull(tls, ram);
 	}
 	gy_ram_destroy(ram);
 	return 0;

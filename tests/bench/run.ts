@@ -3,8 +3,9 @@
  * shared: compare ratios, not absolutes. Names of benches as arguments run only those.
  */
 import { benchLab } from "./lab.ts";
-import { benchDowntime, benchTotal } from "./move.ts";
+import { benchDowntime, benchTotal, benchTracking } from "./move.ts";
 import { benchPager } from "./pager.ts";
+import { benchMemory, benchStart } from "./process.ts";
 import { benchQemu } from "./qemu/bench.ts";
 
 /** Bytes a second, null: no limit. */
@@ -14,6 +15,9 @@ const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   pager: benchPager,
   downtime: () => benchDowntime(["256M", "1G", "4G", "8G"], 10),
   total: () => benchTotal("1G", 5),
+  tracking: () => benchTracking(5),
+  start: () => benchStart(10),
+  memory: () => benchMemory(["256M", "1G", "4G"]),
   lab: () => benchLab(5),
   qemu: async () => {
     for (const bandwidth of QEMU_BANDWIDTHS) await benchQemu(bandwidth, 5);

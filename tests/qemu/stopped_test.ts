@@ -87,6 +87,23 @@ for (const [order, start] of [["stop", (pair: QemuPair) => pair.start()], ["cont
   });
 }
 
+Deno.test("a move of a stopped guest that is cancelled leaves it stopped, and says so", async () => {
+  await using pair = await QemuPair.open({ rate: 8000, workingSet: "32M" });
+  const home = await stopped(pair);
+  const to = await pair.prepare();
+  const slow = ["--bandwidth", "1MiB/s", "--precopy-timeout", "60s"];
+  const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, ...slow]);
+  await migrate.reached("precopy");
+  await pair.host.start(["cancel", home.name]).endedWith(0);
+  const error = (await migrate.endedWith(130)).events.at(-1);
+  assert.ok(error?.type === "error");
+  assert.match(error.message, /^Cancelled by the operator. The guest is at the source, stopped as it was$/);
+  await to.process.ended();
+  await proveStopped(pair, home.name);
+  await pair.order(home.name, "cont");
+  await pair.proved();
+});
+
 /** The last one is the source's alone: a state with it is not loaded. */
 const DEVICES = ["-device", "virtio-rng-pci"];
 
