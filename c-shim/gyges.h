@@ -584,7 +584,6 @@ GY_EXPORT int gy_kernel_sink_phase(struct gy_kernel_sink *sink, uint32_t *linked
 /* 0; -ENOENT without the libraries, -ENODEV without a device. Any thread. */
 GY_EXPORT int gy_rdma_usable(char *err, uint32_t err_bytes);
 
-
 /* ---- faults made on purpose, for positive controls ---------------------------------------------- */
 
 enum gy_inject {

@@ -8,7 +8,7 @@ import type { Channel } from "../../ffi/channel.ts";
 import { PageSet } from "../../ffi/page_set.ts";
 import type { PageRole } from "../../ffi/page_source.ts";
 import { PAGE_BYTES } from "../../ffi/ram.ts";
-import { EXIT, GygesError, HandshakeError, MigrationError } from "../errors.ts";
+import { GygesError, HandshakeError, MigrationError } from "../errors.ts";
 import type { DestinationState, GygesEvent, Summary } from "../events.ts";
 import { type Machine, NotRunError, type StatePiece } from "../machine/machine.ts";
 import type { PagerChoice, Transport } from "../options.ts";
@@ -18,7 +18,7 @@ import { type Peer, PeerFailedError, ProtocolError } from "../wire/peer.ts";
 import { Absence, wordsOf } from "./absence.ts";
 import { type ControlLink, listen } from "./control_link.ts";
 import type { Loaded, TakenOver } from "./loaded.ts";
-import { lossError, lossWords } from "./loss.ts";
+import { failedBeforeCommit, lossError, lossWords } from "./loss.ts";
 import { checkOffer, payloadBound, settle } from "./settle.ts";
 import { SinkWatch } from "./sink_watch.ts";
 import { statePieces } from "./state_pieces.ts";
@@ -484,12 +484,7 @@ export class DestinationMigration {
   }
 
   #failedBeforeCommit(cause: unknown, phase: string = this.state): MigrationError {
-    return new MigrationError(`${wordsOf(cause)}. The guest runs at the source`, {
-      phase,
-      guestLocation: "source",
-      exitCode: EXIT.failedBeforeCommit,
-      cause,
-    });
+    return failedBeforeCommit(wordsOf(cause), "runs at the source", phase, cause);
   }
 
   // ---- after it ----

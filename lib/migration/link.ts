@@ -33,6 +33,16 @@ async function open(ticket: Ticket, hello: Hello): Promise<Opened> {
   }
 }
 
+/** Throws HandshakeError where the ticket and this side's option differ. */
+export function checkTls(ticket: Ticket, tls: boolean): void {
+  if (tls === ticket.tls) return;
+  const [ours, theirs] = [tls, ticket.tls].map((on) => on ? "on" : "off");
+  throw new HandshakeError(
+    `The ticket was made with --tls ${theirs} and this side was given --tls ${ours}: give both sides the same`,
+    { field: "tls", ours: `${ours}`, theirs: `${theirs}` },
+  );
+}
+
 /** Opens the control connection; without a session to come back to this uses up the ticket. */
 export async function openControl(
   ticket: Ticket,

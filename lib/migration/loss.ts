@@ -1,5 +1,19 @@
-/** What the destination says of a guest whose QEMU has ended before all of its memory was here. */
+/** What either side says of a move that failed: where the guest is, or that it is lost. */
 import { EXIT, MigrationError } from "../errors.ts";
+import type { PagerKind } from "../options.ts";
+import type { Ticket } from "../wire/ticket.ts";
+
+/** @param where what the guest does at the source, in words */
+export function failedBeforeCommit(words: string, where: string, phase: string, cause: unknown): MigrationError {
+  return new MigrationError(`${words}. The guest ${where}`, {
+    phase,
+    guestLocation: "source",
+    exitCode: EXIT.failedBeforeCommit,
+    cause,
+  });
+}
+
+// ---- at the destination: its QEMU has ended before all of the guest's memory was here ----
 
 export interface Loss {
   /** "The guest", or which. */
@@ -27,4 +41,38 @@ export function lossError(loss: Loss, phase: string): MigrationError {
     guestLocation: ran ? "lost" : "unknown",
     exitCode: EXIT.guestLost,
   });
+}
+
+// ---- at the source: the destination's process is gone, or the link to it ----
+
+/** @param words a sentence that says what became of the guest */
+export function lossAtSource(words: string, cause?: unknown): MigrationError {
+  return new MigrationError(`${words}. Start it again; gyges vm stop ends the process here`, {
+    phase: "serving",
+    guestLocation: "lost",
+    exitCode: EXIT.guestLost,
+    cause,
+  });
+}
+
+export function nobodyListens({ host, port }: Ticket): string {
+  return `The guest is lost: nobody listens at ${host}:${port} any more, so the process that held it has ended, with ` +
+    "pages still missing";
+}
+
+/** What an operator can do where the guest outlives the process that received it. */
+export function howToAttach({ host, port, name }: Ticket, pager: PagerKind): string {
+  const died = `If the gyges that listened at ${host}:${port} has died`;
+  return pager === "kernel"
+    ? `${died}, its kernel brings the rest all the same, and tells this side: gyges monitor ${name} shows it there`
+    : `${died}, its guest waits there in QEMU: run there gyges attach ${name}`;
+}
+
+/** @param advice for an operator whose guest can do without the destination's process */
+export function linkLost(words: string, advice: string | null, cause: unknown): MigrationError {
+  return new MigrationError(
+    `The link to the destination is lost (${words}). The guest waits there for pages that only this process holds: ` +
+      `keep it alive${advice === null ? "" : `. ${advice}`}`,
+    { phase: "serving", guestLocation: "destination-incomplete", exitCode: EXIT.linkLost, cause },
+  );
 }

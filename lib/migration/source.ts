@@ -8,7 +8,7 @@ import { applySkipDirty } from "../../ffi/inject.ts";
 import { NativeError } from "../../ffi/native_error.ts";
 import { PageSet } from "../../ffi/page_set.ts";
 import { joined } from "../bytes.ts";
-import { EXIT, GygesError, HandshakeError, MigrationError, PreflightError } from "../errors.ts";
+import { GygesError, HandshakeError, MigrationError, PreflightError } from "../errors.ts";
 import type { GygesEvent, SourceState, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
 import type { MigrateOptions } from "../options.ts";
@@ -20,11 +20,12 @@ import type { MessageOf, WireStats } from "../wire/messages.ts";
 import { type Peer, PeerNotRunError, ProtocolError } from "../wire/peer.ts";
 import type { Ticket } from "../wire/ticket.ts";
 import { GoneWatch, tellGivenUp } from "./farewell.ts";
-import { openControl } from "./link.ts";
+import { checkTls, openControl } from "./link.ts";
+import { failedBeforeCommit, howToAttach, linkLost, lossAtSource, nobodyListens } from "./loss.ts";
 import { decide, type FinishedRound } from "./precopy_policy.ts";
 import { promiseOf } from "./promise.ts";
+import { SourceAccount } from "./source_account.ts";
 import { COMMITTED_SOURCE_STATES, SOURCE_TRANSITIONS, StateMachine } from "./states.ts";
-import { makeSummary, NO_STATS, toNs } from "./stats.ts";
 import { DEADLINE_MS } from "./timing.ts";
 
 export interface SourceOptions {
@@ -50,34 +51,21 @@ export class SourceMigration {
   readonly #onEvent: (event: GygesEvent) => void;
   readonly #states: StateMachine<SourceState>;
   readonly #abort = new AbortController();
-  readonly #startedAt = performance.now();
   readonly #pages: number;
   readonly #pager: SourcePager;
+  readonly #account: SourceAccount;
   /** Somebody had stopped the guest before the move began. */
   readonly #heldFirst: boolean;
   #peer: Peer | null = null;
   #session = "";
-  #settled: Pick<MessageOf<"accepted">, "pager" | "transport"> = { pager: "user", transport: "tcp" };
   /** The newest region table that the destination has not been sent. */
   #unsentRegions: Uint8Array<ArrayBuffer> = NOTHING;
-  #precopyMs = 0;
   #rounds: FinishedRound[] = [];
-  /** Those that a machine made which moves by itself. */
-  #ownRounds = 0;
   #stoppedAt = 0;
-  /** From the stop of the guest until the destination was known to have loaded it. */
-  #handoverMs = 0;
-  #stats: WireStats = NO_STATS;
-  #presentPages = 0;
-  /** Pages that the destination lacked at the commit point, and those served until then. */
-  #missingAtCommit = 0;
-  #servedBefore = 0;
   #lost = false;
   /** The operator knows of the lost link, and of how to go on without the destination's process. */
   #patient = false;
   #advised = false;
-  /** From `run` until `running` was heard, which is later than the guest's first step; null: a lost link came between. */
-  #startMs: number | null = null;
   /** The destination's pager has said that it has every page. */
   #allRead = false;
 
@@ -90,6 +78,8 @@ export class SourceMigration {
     this.#options = options.migrate;
     this.#onEvent = options.onEvent;
     this.mode = options.migrate.mode;
+    const { mode } = this;
+    this.#account = new SourceAccount({ mode, tls: options.ticket.tls, machine: options.machine, pager: this.#pager });
     this.#heldFirst = options.machine.held ?? false;
     this.#pages = options.machine.ramBytes / options.machine.shape.page_bytes;
     this.#states = new StateMachine(SOURCE_TRANSITIONS, "setup", (state, detail) => {
@@ -116,7 +106,7 @@ export class SourceMigration {
   }
 
   get elapsedMs(): number {
-    return performance.now() - this.#startedAt;
+    return this.#account.elapsedMs;
   }
 
   /** Of the guest, in words, for as long as the move is not committed. */
@@ -126,22 +116,22 @@ export class SourceMigration {
 
   /** The destination's counters as it last told them. */
   get stats(): WireStats {
-    return this.#account(this.#stats);
+    return this.#account.stats;
   }
 
   get round(): number {
-    return this.#rounds.length + this.#ownRounds;
+    return this.#account.rounds;
   }
 
   /** Bytes that crossed for pages so far, as far as is known here. */
   get wireBytes(): number {
-    return (this.#pager.gone ? null : this.#pager.stats()?.wireBytes) ?? this.stats.wire_bytes;
+    return this.#account.wireBytes;
   }
 
   /** Pages that the destination does not have yet, as far as is known here. */
   get missingPages(): number {
     if (this.committed || this.#machine.own) return this.stats.missing_pages;
-    return Math.max(0, this.#presentPages - this.#stats.precopy_pages);
+    return this.#account.missingPages;
   }
 
   /** Asks for an end before the commit point; `run()` rejects once the guest runs here. False: it is too late. */
@@ -198,13 +188,7 @@ export class SourceMigration {
 
   async #setup(): Promise<void> {
     const { tls, bandwidthBytesPerSecond, prefetch, prefetchConnections } = this.#options;
-    if (tls !== this.#ticket.tls) {
-      throw new HandshakeError(
-        `The ticket was made with --tls ${word(this.#ticket.tls)} and this side was given --tls ${word(tls)}: ` +
-          "give both sides the same",
-        { field: "tls", ours: word(tls), theirs: word(this.#ticket.tls) },
-      );
-    }
+    checkTls(this.#ticket, tls);
     this.#onEvent(promiseOf(this.#options, this.#machine.ramBytes));
     // Before the ticket is used up: what cannot be had here is not for the destination to find out.
     await this.#machine.checkMovable?.();
@@ -227,7 +211,7 @@ export class SourceMigration {
     if (!can.transports.includes(accepted.transport)) {
       throw new ProtocolError(`The destination settled on ${accepted.transport}, which was not offered`);
     }
-    this.#settled = accepted;
+    this.#account.settled = accepted;
     this.#note(`Pages move by ${accepted.why}`);
     if (this.#stays) this.#note("The guest is stopped, and stays so");
     void this.#watchPages();
@@ -240,7 +224,7 @@ export class SourceMigration {
   }
 
   #connectPager(): Promise<void> {
-    const { transport } = this.#settled;
+    const { transport } = this.#account.settled;
     return this.#pager.connect({ transport, ticket: this.#ticket, session: this.#session });
   }
 
@@ -252,14 +236,14 @@ export class SourceMigration {
     // Tracking first: a page written during the scan is then in the set or in the log, or in both.
     this.#note(`Writes are tracked by ${await this.#pager.dirtyStart()}`);
     let dirty = new PageSet(this.#pages);
-    this.#presentPages = await this.#pager.scanPresent(dirty);
+    this.#account.presentPages = await this.#pager.scanPresent(dirty);
     const endAt = startedAt + precopyTimeoutMs - Math.min(RESERVE_MAX_MS, precopyTimeoutMs * RESERVE_SHARE);
     for (;;) {
       const round = await this.#round(dirty, endAt - performance.now());
       dirty = new PageSet(this.#pages);
       const dirtied = await this.#pager.dirtyCollect(dirty);
       await this.#pager.checkReadable?.();
-      this.#rounds.push({ ...round, dirtyPages: round.leftPages + dirtied });
+      this.#count({ ...round, dirtyPages: round.leftPages + dirtied });
       const elapsedMs = performance.now() - startedAt + (startedAt + precopyTimeoutMs - endAt);
       const verdict = decide(this.#rounds, elapsedMs, limits);
       if (verdict.next === "round") continue;
@@ -272,12 +256,17 @@ export class SourceMigration {
     await this.#refreshRegions();
     await this.#sendSet({ type: "discard" }, dirty.encode());
     await this.#connected.expect("discarded", DEADLINE_MS.answer);
-    this.#precopyMs = performance.now() - startedAt;
+    this.#account.precopyMs = performance.now() - startedAt;
+  }
+
+  #count(round: FinishedRound): void {
+    this.#rounds.push(round);
+    this.#account.rounds = this.#rounds.length;
   }
 
   async #round(set: PageSet, deadlineMs: number) {
     const startedAt = performance.now();
-    const before = this.#stats;
+    const before = this.#account.told;
     const round = this.#rounds.length + 1;
     await this.#refreshRegions();
     const limitMs = Math.max(0, Math.round(deadlineMs));
@@ -286,7 +275,7 @@ export class SourceMigration {
     if (message.round !== round) {
       throw new ProtocolError(`The destination ends round ${message.round} in round ${round}`);
     }
-    this.#stats = message.stats;
+    this.#account.told = message.stats;
     return {
       pulledPages: pulled(message.stats) - pulled(before),
       durationMs: performance.now() - startedAt,
@@ -297,7 +286,7 @@ export class SourceMigration {
   /** Hears of the round's progress meanwhile. */
   async #roundDone(timeoutMs: number): Promise<MessageOf<"round_done">> {
     const { message } = await this.#connected.expect("round_done", timeoutMs, (other) => {
-      if (other.type === "progress") this.#stats = other.stats;
+      if (other.type === "progress") this.#account.told = other.stats;
       return other.type === "progress";
     });
     return message;
@@ -317,7 +306,7 @@ export class SourceMigration {
     const readable = this.#pager.checkReadable?.();
     // Awaited below, unless something else fails before.
     readable?.catch(() => {});
-    if (this.mode === "full") this.#presentPages = await this.#pager.scanPresent(last);
+    if (this.mode === "full") this.#account.presentPages = await this.#pager.scanPresent(last);
     else await this.#pager.dirtyCollect(last);
     applySkipDirty(last);
     await this.#handOver(await this.#stopAndCopy(last));
@@ -331,7 +320,7 @@ export class SourceMigration {
     if (!this.committed) this.#states.to("serving", "the guest belongs to the destination");
     const saidAt = performance.now();
     await this.#sayRun(this.#connected);
-    this.#startMs = performance.now() - saidAt;
+    this.#account.startMs = performance.now() - saidAt;
   }
 
   async #sayRun(peer: Peer): Promise<void> {
@@ -355,18 +344,18 @@ export class SourceMigration {
     await own.start({ mode, bandwidthBytesPerSecond, downtimeLimitMs }, this.#qemuVersion);
     const { signal } = this.#abort;
     const { why, rounds, whole } = await own.untilSwitch({ mode, limitMs, thresholdMs: switchThresholdMs, signal });
-    this.#ownRounds = rounds;
+    this.#account.rounds = rounds;
     this.#note(`QEMU's pre-copy ends: ${why}`);
     await this.#connected.send({ type: "end_round" });
     await this.#roundDone(DEADLINE_MS.answer);
-    if (mode !== "full") this.#precopyMs = performance.now() - startedAt;
+    if (mode !== "full") this.#account.precopyMs = performance.now() - startedAt;
     this.#states.to("handover", "the destination waits for QEMU's word");
     await this.#sendSet({ type: "handover" }, nothing);
     await this.#connected.send({ type: "state", more: false });
     await this.#connected.expect("loaded", DEADLINE_MS.handover);
     signal.throwIfAborted();
     this.#machine.giveAway();
-    if (whole) this.#handoverMs = performance.now() - startedAt - this.#precopyMs;
+    if (whole) this.#account.handoverMs = performance.now() - startedAt - this.#account.precopyMs;
     else await this.#goPostcopy(own);
     await this.#orderRun();
   }
@@ -382,7 +371,7 @@ export class SourceMigration {
     }
     this.#states.to("serving", "QEMU has gone on post-copy: the guest belongs to the destination");
     await own.untilStopped();
-    this.#handoverMs = performance.now() - stoppedAt;
+    this.#account.handoverMs = performance.now() - stoppedAt;
   }
 
   get #qemuVersion(): QemuVersion {
@@ -395,7 +384,7 @@ export class SourceMigration {
   async #stopAndCopy(last: PageSet): Promise<PageSet> {
     if (this.mode !== "precopy") return last;
     const round = await this.#round(last, LAST_ROUND_MS);
-    this.#rounds.push({ ...round, dirtyPages: 0 });
+    this.#count({ ...round, dirtyPages: 0 });
     return new PageSet(this.#pages);
   }
 
@@ -411,10 +400,8 @@ export class SourceMigration {
     }
     await told;
     const { message } = await this.#connected.expect("loaded", DEADLINE_MS.handover);
-    this.#handoverMs = performance.now() - this.#stoppedAt;
-    this.#stats = { ...this.#stats, missing_pages: message.missing_pages };
-    this.#missingAtCommit = message.missing_pages;
-    this.#servedBefore = this.#served ?? 0;
+    this.#account.handoverMs = performance.now() - this.#stoppedAt;
+    this.#account.loaded(message.missing_pages);
   }
 
   /** What has become present since the destination was last told of it can be read from here on. */
@@ -448,12 +435,7 @@ export class SourceMigration {
     if (cause instanceof HandshakeError || cause instanceof MigrationError || cause instanceof PreflightError) {
       return cause;
     }
-    return new MigrationError(`${messageOf(cause)}. The guest ${this.whereabouts}`, {
-      phase,
-      guestLocation: "source",
-      exitCode: EXIT.failedBeforeCommit,
-      cause,
-    });
+    return failedBeforeCommit(messageOf(cause), this.whereabouts, phase, cause);
   }
 
   /** What keeps the guest from running here; null: it runs, if it is to. */
@@ -469,10 +451,8 @@ export class SourceMigration {
 
   #cannotRunAgain(stuck: unknown, phase: string, cause: unknown): MigrationError {
     this.#states.to("failed", "the guest is here, and stands still");
-    return new MigrationError(
-      `${messageOf(cause)}. The guest is here, stopped and whole, but cannot be continued: ${messageOf(stuck)}`,
-      { phase, guestLocation: "source", exitCode: EXIT.failedBeforeCommit, cause },
-    );
+    const where = `is here, stopped and whole, but cannot be continued: ${messageOf(stuck)}`;
+    return failedBeforeCommit(messageOf(cause), where, phase, cause);
   }
 
   // ---- after it ----
@@ -494,7 +474,7 @@ export class SourceMigration {
     for (;;) {
       const { message } = await this.#connected.receive(DEADLINE_MS.silence);
       if (message.type === "complete") return message;
-      if (message.type === "progress") this.#stats = message.stats;
+      if (message.type === "progress") this.#account.told = message.stats;
       if (message.type === "failed") throw this.#loss(message.message);
     }
   }
@@ -512,7 +492,7 @@ export class SourceMigration {
   }
 
   async #finish(complete: MessageOf<"complete">): Promise<Summary> {
-    const summary = this.#summarize(complete);
+    const summary = this.#account.summary(complete);
     // The destination has everything whether or not it hears this.
     await this.#connected.send({ type: "finished", summary }).catch(() => {});
     this.#states.to("completed", "the destination has every page");
@@ -525,39 +505,9 @@ export class SourceMigration {
     this.#note(
       "The destination's kernel has every page, and its gyges is gone: faults are counted as it last told them",
     );
-    const came = this.#stats.precopy_pages + this.#missingAtCommit;
-    const summary = this.#summarize({
-      stats: {
-        ...this.#stats,
-        present_pages: this.#pages,
-        missing_pages: 0,
-        postcopy_pages: this.#missingAtCommit,
-        wire_bytes: came * this.#machine.shape.page_bytes,
-      },
-      start_ns: toNs(this.#startMs ?? 0),
-      guest: { corrupt: null, verified_pages: null, largest_stall_ns: null },
-    });
+    const summary = this.#account.summaryUntold();
     this.#states.to("completed", "the destination has every page");
     return summary;
-  }
-
-  #summarize(complete: Omit<MessageOf<"complete">, "type">): Summary {
-    this.#stats = complete.stats;
-    return makeSummary({
-      mode: this.mode,
-      ...this.#settled,
-      tls: this.#ticket.tls,
-      ramBytes: this.#machine.ramBytes,
-      pageBytes: this.#machine.shape.page_bytes,
-      totalMs: this.elapsedMs,
-      // The destination's figure has the flight of `loaded`, which is counted here already, and this side's that of
-      // `running`, which held up no guest: the shorter is nearer.
-      downtimeMs: this.#handoverMs + Math.min(complete.start_ns / 1e6, this.#startMs ?? Infinity),
-      precopyMs: this.#precopyMs,
-      precopyRounds: this.round,
-      stats: this.stats,
-      guest: complete.guest,
-    });
   }
 
   /**
@@ -579,20 +529,16 @@ export class SourceMigration {
       } catch (retryError) {
         if (this.#lost || retryError instanceof PeerNotRunError) throw retryError;
         last = retryError;
-        if (gone.saw(retryError) && this.#incomplete) this.#missed(retryError);
+        if (gone.saw(retryError) && this.#account.incomplete) this.#missed(retryError);
         await new Promise((resolve) => setTimeout(resolve, DEADLINE_MS.retry));
       }
     }
-    throw new MigrationError(
-      `The link to the destination is lost (${messageOf(last)}). The guest waits there for pages that only this ` +
-        `process holds: keep it alive${this.#outlived ? `. ${this.#howToAttach}` : ""}`,
-      { phase: "serving", guestLocation: "destination-incomplete", exitCode: EXIT.linkLost, cause: last },
-    );
+    throw linkLost(messageOf(last), this.#outlived ? this.#howToAttach : null, last);
   }
 
   async #reconnect(): Promise<void> {
     await this.#pager.dropLink();
-    const rdma = this.#settled.transport === "rdma" ? (await this.#preparePager()).rdma : null;
+    const rdma = this.#account.settled.transport === "rdma" ? (await this.#preparePager()).rdma : null;
     const { peer, state } = await openControl(this.#ticket, { session: this.#session, ...(rdma ? { rdma } : {}) });
     this.#take(peer);
     if (state === "failed") throw this.#loss("The guest is lost: its QEMU has ended, says the destination");
@@ -603,7 +549,7 @@ export class SourceMigration {
 
   /** Nobody listens any more where the destination did: its process has ended. */
   #missed(cause: unknown): void {
-    if (!this.#outlived) throw this.#loss(this.#nobody, cause);
+    if (!this.#outlived) throw this.#loss(nobodyListens(this.#ticket), cause);
     if (!this.#advised) this.#onEvent({ type: "note", level: "warning", detail: this.#howToAttach });
     this.#advised = true;
   }
@@ -614,26 +560,12 @@ export class SourceMigration {
   }
 
   get #howToAttach(): string {
-    const { host, port, name } = this.#ticket;
-    const died = `If the gyges that listened at ${host}:${port} has died`;
-    return this.#settled.pager === "kernel"
-      ? `${died}, its kernel brings the rest all the same, and tells this side: gyges monitor ${name} shows it there`
-      : `${died}, its guest waits there in QEMU: run there gyges attach ${name}`;
-  }
-
-  get #nobody(): string {
-    return `The guest is lost: nobody listens at ${this.#ticket.host}:${this.#ticket.port} any more, so the process that ` +
-      "held it has ended, with pages still missing";
+    return howToAttach(this.#ticket, this.#account.settled.pager);
   }
 
   #loss(words: string, cause?: unknown): MigrationError {
     this.#lost = true;
-    return new MigrationError(`${words}. Start it again; gyges vm stop ends the process here`, {
-      phase: "serving",
-      guestLocation: "lost",
-      exitCode: EXIT.guestLost,
-      cause,
-    });
+    return lossAtSource(words, cause);
   }
 
   // ---- small things ----
@@ -641,23 +573,6 @@ export class SourceMigration {
   /** Who has stopped the guest does not want it to run, neither there nor here. One that moves by itself stops by itself. */
   get #stays(): boolean {
     return this.#machine.own ? this.#heldFirst : this.#machine.held ?? false;
-  }
-
-  #account(theirs: WireStats): WireStats {
-    return this.#pager.account?.(theirs) ?? theirs;
-  }
-
-  /** Pages that are known to have left here so far; null where only the destination can tell. */
-  get #served(): number | null {
-    const stats = this.#pager.stats();
-    return stats && stats.postcopyPages + stats.zeroPages;
-  }
-
-  /** Not every page has left here, so the destination cannot have completed. */
-  get #incomplete(): boolean {
-    if (this.#machine.own) return this.stats.missing_pages > 0;
-    const served = this.#served;
-    return served !== null && served - this.#servedBefore < this.#missingAtCommit;
   }
 
   #take(peer: Peer): void {
@@ -678,10 +593,6 @@ export class SourceMigration {
 
 type WithSet = DistributiveOmit<MessageOf<"round" | "discard" | "handover">, "regions_bytes">;
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never;
-
-function word(tls: boolean): string {
-  return tls ? "on" : "off";
-}
 
 function pulled(stats: WireStats): number {
   return stats.precopy_pages + stats.zero_pages;

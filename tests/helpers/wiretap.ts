@@ -124,7 +124,8 @@ class Ahead {
   /** Moves what is here to the start of `to`; resolves with the number of bytes. */
   async take(to: Uint8Array): Promise<number> {
     if (to.length === 0) return 0;
-    await this.#reading;
+    // Whoever has sent this much may wait for an answer to it.
+    if (this.#bytes.length === 0) await this.#reading;
     const n = Math.min(to.length, this.#bytes.length);
     to.set(this.#bytes.subarray(0, n));
     this.#bytes = this.#bytes.slice(n);
