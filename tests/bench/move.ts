@@ -80,8 +80,8 @@ export async function benchTracking(n: number): Promise<void> {
       const guest = await startGuest(host, "src", ["--ram", "64M", "--workload", workload]);
       const destination = await prepare(host, "dst");
       const before = await speedOf(host, SPAN_MS / 2);
-      // A round takes some 2 s then, and every page of it is tracked anew.
-      const limits = ["--precopy-timeout", "60s", "--bandwidth", "300Mbit"];
+      // A round takes some 4 s then, and every page of it is tracked anew.
+      const limits = ["--precopy-timeout", "60s", "--bandwidth", "150Mbit"];
       const migrate = startMove(host, guest, destination.ticket, limits);
       await migrate.reached("precopy");
       const during = await speedOf(host, SPAN_MS);
@@ -96,7 +96,7 @@ export async function benchTracking(n: number): Promise<void> {
     const share = (value: number) => `${value.toFixed(2)}x`;
     rows.push([workload, `${n}`, rate(plain), rate(tracked), share(median(ratios)), share(Math.min(...ratios))]);
   }
-  printTable("Speed of a guest of 64 MiB that writes as fast as it can, while pre-copy at 300 Mbit/s goes on", rows);
+  printTable("Speed of a guest of 64 MiB that writes as fast as it can, while pre-copy at 150 Mbit/s goes on", rows);
 }
 
 /** Pages a second that the guest of "src" touches. */
