@@ -134,6 +134,26 @@ static void set_environment(const char *self, const char *lib, const char *cache
 		must(NULL);
 }
 
+/* The path of this file; false: it has been said what is wrong with it. */
+static bool find_self(char self[PATH_MAX])
+{
+	ssize_t length = readlink("/proc/self/exe", self, PATH_MAX - 1);
+
+	if (length < 0) {
+		gy_fail("cannot find my own file: /proc/self/exe: %s; mount /proc",
+			strerror(errno));
+		return false;
+	}
+	self[length] = '\0';
+	/* Deno splits permission values at commas and knows no escape there. */
+	if (strchr(self, ',')) {
+		gy_fail("there is a comma in %s: move this file to a path without one",
+			self);
+		return false;
+	}
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	static const char *const fixed[] = {
@@ -146,22 +166,10 @@ int main(int argc, char **argv)
 	char *deno, *lib, *script, *cache;
 	const char **args;
 	size_t n = 0;
-	ssize_t length;
 
 	json = asks_for_json(argc, argv);
-	length = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	if (length < 0) {
-		gy_fail("cannot find my own file: /proc/self/exe: %s; mount /proc",
-		       strerror(errno));
+	if (!find_self(self))
 		return GY_EXIT_HOST;
-	}
-	self[length] = '\0';
-	/* Deno splits permission values at commas and knows no escape there. */
-	if (strchr(self, ',')) {
-		gy_fail("there is a comma in %s: move this file to a path without one",
-			self);
-		return GY_EXIT_HOST;
-	}
 
 	if (gy_store_open(root) < 0)
 		return GY_EXIT_HOST;
