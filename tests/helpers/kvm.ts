@@ -15,7 +15,8 @@ function whatIsMissing(): string | null {
   return null;
 }
 
-const missing = whatIsMissing();
+/** What a guest under KVM cannot be without, in words; null: all is there. */
+export const missing = whatIsMissing();
 
 /** A test that starts a guest. */
 export function needsKvm(name: string, fn: () => Promise<void>): void {

@@ -34,7 +34,7 @@ export interface LinuxGuestOptions {
   exitAfter?: number;
 }
 
-export interface LinuxGuest {
+export interface Guest {
   /** All arguments of QEMU but those of RAM, console, monitors and `-incoming`. */
   args: readonly string[];
   /** Bytes of RAM. */
@@ -60,7 +60,7 @@ const KERNEL_WORDS =
   "cryptomgr.notests";
 
 /** Makes what the guest boots, on first use some seconds. */
-export async function linuxGuest(options: LinuxGuestOptions = {}): Promise<LinuxGuest> {
+export async function linuxGuest(options: LinuxGuestOptions = {}): Promise<Guest> {
   const { version = "6.1", memory = "192M", workingSet = "64M", rate = 5000, vcpus = 1, machine = "pc" } = options;
   const { disk, diskWorkers = 1, network, balloon, exitAfter = 0 } = options;
   const modules = [
@@ -98,12 +98,12 @@ export function consoleArguments(path: string): string[] {
 }
 
 /** Arguments that have the guest's RAM in the shared file `path`, which QEMU makes; its block is called ram0. */
-export function ramArguments(guest: LinuxGuest, path: string): string[] {
+export function ramArguments(guest: Guest, path: string): string[] {
   const backend = `memory-backend-file,id=ram0,size=${guest.memoryBytes},mem-path=${path},share=on`;
   return ["-object", backend, "-machine", "memory-backend=ram0"];
 }
 
-function bytesOf(size: string): number {
+export function bytesOf(size: string): number {
   const match = /^(\d+)([KMG])$/.exec(size);
   if (!match) throw new Error(`Cannot read the size "${size}": want a number and K, M or G`);
   return Number(match[1]) * 1024 ** (1 + "KMG".indexOf(match[2] ?? ""));

@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { until } from "../helpers/host.ts";
 import { testOrSkip } from "../helpers/skips.ts";
+import { proveLostWriteIsFound, proveZeroPageIsFound } from "./controls.ts";
 import { account, type Held, QemuPair, type Shape, type Waiting } from "./pair.ts";
 import { noSlowDisk, SlowDisk } from "./slow_disk.ts";
-import { stampedPage } from "./stamps.ts";
 
 const TWO_NODES = [
   ...[
@@ -99,49 +99,12 @@ async function failsOverRdma(pair: QemuPair, from: Held, to: Waiting): Promise<v
   assert.deepEqual(to.process.states, []);
 }
 
-Deno.test("control: a page that comes as zeros is found by the guest", async () => {
-  await using pair = await QemuPair.open({ rate: 8000 });
-  const home = await pair.start();
-  const page = stampedPage(pair.qemuOf(home.name));
-  const to = await pair.prepare({ env: { GYGES_INJECT: `zero-page@${page}` } });
-  await pair.move(home, to, ["--mode", "full"]);
-  await pair.console.untilCorrupt();
-  assert.match(pair.console.corruptions[0] ?? "", /zero$/);
-});
+Deno.test("control: a page that comes as zeros is found by the guest", () => proveZeroPageIsFound({ rate: 8000 }));
 
+// It is slow, so that it seldom writes the page again.
 Deno.test("control: a page whose last write is not sent is found by the guest", async () => {
-  // The guest may write the page again before the stop, which mends it; it is slow, so that it seldom does.
-  for (let tries = 3; tries > 0; tries--) {
-    const [found] = await moveWithoutLastWrite();
-    if (found === undefined) continue;
-    assert.match(found, /stale$/);
-    return;
-  }
-  assert.fail("of three writes that were not sent the guest missed none");
+  await proveLostWriteIsFound({ workingSet: "64M", rate: 600 });
 });
-
-/** Moves a guest with one page's last write left out; what damage it has found when it powers off. */
-async function moveWithoutLastWrite(): Promise<readonly string[]> {
-  await using pair = await QemuPair.open({ workingSet: "64M", rate: 600 });
-  const home = await pair.start();
-  const page = stampedPage(pair.qemuOf(home.name));
-  const to = await pair.prepare();
-  // The source's side runs in the process that holds the guest, so here in one that has the fault armed.
-  await home.process[Symbol.asyncDispose]();
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
-  // Two rounds at least: what is written in the first may be sent in it after that.
-  const rounds = ["--precopy-timeout", "8s", "--switch-threshold", "2ms"];
-  const migrate = pair.host.start(["migrate", to.ticket, "--qmp", qmp, ...rounds], {
-    env: { GYGES_INJECT: `skip-dirty@${page}` },
-  });
-  await migrate.waitFor("note", ({ detail }) => /^Writes are tracked by .* write protection/.test(detail));
-  await migrate.endedWith(0);
-  pair.console.moveTo(to.log);
-  // It would be long in coming to the page, but before it powers off it looks at all. (Its end may overtake the answer.)
-  await pair.host.start(["vm", "stop", to.name]).ended();
-  await pair.console.untilEnded();
-  return pair.console.corruptions;
-}
 
 /** Eight requests under way at any time, half of them reads into the guest's memory. */
 const BUSY_DISK = { workingSet: "16M", rate: 200, withDisk: true, diskWorkers: 8 } as const;

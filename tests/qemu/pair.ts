@@ -11,12 +11,16 @@ import { qemuBinary, type QemuVersion } from "./binaries.ts";
 import { GuestConsole } from "./console.ts";
 import { consoleArguments, linuxGuest, type LinuxGuestOptions, PINGS_AT_ONCE } from "./guest.ts";
 import { Network } from "./network.ts";
+import { ring0Guest } from "./ring0_guest.ts";
 
 const DISK_BYTES = 64 << 20;
 const NOBODY = 65534;
+const GUESTS = { linux: linuxGuest, ring0: ring0Guest };
 const AS_NOBODY = ["setpriv", "--reuid", `${NOBODY}`, "--regid", `${NOBODY}`, "--clear-groups", "--no-new-privs"];
 
 export interface Shape extends LinuxGuestOptions {
+  /** "ring0" needs KVM, and has no disk, network or balloon. @default "linux" */
+  guest?: keyof typeof GUESTS;
   /** @default "7.2" */
   qemu?: QemuVersion;
   /** A disk that both ends share, which the guest writes and reads past all caches. @default false */
@@ -112,7 +116,7 @@ export class QemuPair implements AsyncDisposable {
     const log = join(this.folder, `${name}.console`);
     const [{ program, args, version }, guest] = await Promise.all([
       qemuBinary(shape.qemu ?? "7.2"),
-      linuxGuest(shape),
+      GUESTS[shape.guest ?? "linux"](shape),
     ]);
     const command = [program, ...args, ...guest.args, ...shape.extra ?? [], ...consoleArguments(log)];
     command.push(...this.#monitor(name));

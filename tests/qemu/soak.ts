@@ -1,20 +1,18 @@
 /**
- * A guest of QEMU with disk and network that moves back and forth many times, mixed by a seed: full and hybrid as often
- * as each other, some attempts cancelled before the commit point. It must be whole after each, and nothing may add up.
+ * A guest of QEMU, Linux with disk and network or a program under KVM, that moves back and forth many times, mixed by a
+ * seed: full and hybrid as often as each other, some attempts cancelled before the commit point. It must be whole after
+ * each, and nothing may add up.
  */
 import assert from "node:assert/strict";
 import { Dice } from "../helpers/dice.ts";
 import { Growth } from "../helpers/growth.ts";
 import { pause, until } from "../helpers/host.ts";
+import { missing } from "../helpers/kvm.ts";
 import { heldBy, zombies } from "../helpers/proc.ts";
-import type { QemuVersion } from "./binaries.ts";
-import { type Held, QemuPair } from "./pair.ts";
+import { type Held, QemuPair, type Shape } from "./pair.ts";
 import { ramFileOf } from "./stamps.ts";
 
-export interface SoakGuest {
-  qemu: QemuVersion;
-  vcpus: number;
-}
+export type SoakGuest = Required<Pick<Shape, "guest" | "qemu" | "vcpus">>;
 
 export interface QemuSoakOptions {
   seed: number;
@@ -23,10 +21,18 @@ export interface QemuSoakOptions {
   say?: (line: string) => void;
 }
 
-/** All that the long form moves. */
+/** All that the long form moves, here. */
 export const GUESTS: readonly SoakGuest[] = (["7.2", "10.0"] as const).flatMap((qemu) =>
-  [1, 2].map((vcpus) => ({ qemu, vcpus }))
+  [1, 2].flatMap((vcpus) => {
+    const kinds = missing === null ? ["linux", "ring0"] as const : ["linux"] as const;
+    return kinds.map((guest) => ({ guest, qemu, vcpus }));
+  })
 );
+
+const SHAPES = {
+  linux: { workingSet: "32M", rate: 8000, withDisk: true, withNetwork: true },
+  ring0: { workingSet: "16M", rate: 0 },
+} as const;
 
 /**
  * What may be held more at the end than in the beginning. QEMU has a pool of threads for its disk, gyges one of its own;
@@ -139,11 +145,11 @@ class QemuSoak {
 }
 
 /** Moves `guest` as often as asked; what was seen, in a line. */
-export async function soakQemu({ qemu, vcpus }: SoakGuest, options: QemuSoakOptions): Promise<string> {
+export async function soakQemu({ guest, qemu, vcpus }: SoakGuest, options: QemuSoakOptions): Promise<string> {
   const began = performance.now();
-  const shape = { workingSet: "32M", rate: 8000, withDisk: true, withNetwork: true } as const;
-  await using pair = await QemuPair.open({ ...shape, qemu, vcpus, machine: qemu === "7.2" ? "pc" : "q35" });
+  const machine = qemu === "7.2" ? "pc" : "q35";
+  await using pair = await QemuPair.open({ ...SHAPES[guest], guest, qemu, vcpus, machine });
   const seen = await new QemuSoak(pair, await pair.start(), options).run(options.n);
   const seconds = ((performance.now() - began) / 1000).toFixed(0);
-  return `soak: seed ${options.seed}: QEMU ${qemu}, ${vcpus} vCPU: ${seen}, ${seconds} s`;
+  return `soak: seed ${options.seed}: QEMU ${qemu}, ${guest}, ${vcpus} vCPU: ${seen}, ${seconds} s`;
 }

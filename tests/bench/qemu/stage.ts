@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { type QemuBinary, qemuBinary } from "../../qemu/binaries.ts";
 import { GuestConsole, type Heartbeat } from "../../qemu/console.ts";
-import { consoleArguments, type LinuxGuest, linuxGuest, ramArguments } from "../../qemu/guest.ts";
+import { consoleArguments, type Guest, linuxGuest, ramArguments } from "../../qemu/guest.ts";
 import { pause, QemuProcess } from "../../qemu/qemu_process.ts";
 import { EventLog } from "./event_log.ts";
 
@@ -45,7 +45,7 @@ type Parts = Pick<Stage, "folder" | "binary" | "guest" | "console" | "source" | 
 export class Stage implements AsyncDisposable {
   readonly folder: string;
   readonly binary: QemuBinary;
-  readonly guest: LinuxGuest;
+  readonly guest: Guest;
   readonly console: GuestConsole;
   readonly source: QemuProcess;
   readonly sourceEvents: EventLog;
