@@ -13,6 +13,20 @@ static struct gyges_inode *inode_of(const struct file *file)
 	return gyges_i(file_inode(file));
 }
 
+/*
+ * For orders and looks, one at a time. IMPORT keeps the others waiting for as long as its source may take to answer, so
+ * whoever waits can be killed. 0 or -EINTR.
+ */
+static int begin_order(struct gyges_inode *gi)
+{
+	return mutex_lock_killable(&gi->ctl);
+}
+
+static void end_order(struct gyges_inode *gi)
+{
+	mutex_unlock(&gi->ctl);
+}
+
 /* ---- life ---- */
 
 static int gyges_open(struct inode *inode, struct file *file)
@@ -26,10 +40,18 @@ static int gyges_open(struct inode *inode, struct file *file)
 	gf = kzalloc(sizeof(*gf), GFP_KERNEL_ACCOUNT);
 	if (!gf)
 		return -ENOMEM;
+	/* Only the first and the last are orders: nobody else who comes or goes waits for one. */
+	if (!atomic_inc_not_zero(&gi->opens)) {
+		int ret = begin_order(gi);
+
+		if (ret) {
+			kfree(gf);
+			return ret;
+		}
+		atomic_inc(&gi->opens);
+		end_order(gi);
+	}
 	file->private_data = gf;
-	mutex_lock(&gi->ctl);
-	gi->opens++;
-	mutex_unlock(&gi->ctl);
 	return 0;
 }
 
@@ -37,13 +59,12 @@ static int gyges_release(struct inode *inode, struct file *file)
 {
 	struct gyges_inode *gi = gyges_i(inode);
 
-	mutex_lock(&gi->ctl);
-	if (!--gi->opens) {
+	if (atomic_dec_and_mutex_lock(&gi->opens, &gi->ctl)) {
 		gyges_export_end(gi);
 		gyges_import_orphan(gi);
 		gyges_dirty_stop(gi);
+		mutex_unlock(&gi->ctl);
 	}
-	mutex_unlock(&gi->ctl);
 	kfree(file->private_data);
 	return 0;
 }
@@ -126,9 +147,11 @@ static long gyges_fallocate(struct file *file, int mode, loff_t offset, loff_t l
 		return -EOPNOTSUPP;
 	if (!IS_ALIGNED(offset | len, PAGE_SIZE))
 		return -EINVAL;
-	mutex_lock(&gi->ctl);
+	ret = begin_order(gi);
+	if (ret)
+		return ret;
 	ret = punch(gi, offset, len);
-	mutex_unlock(&gi->ctl);
+	end_order(gi);
 	return ret;
 }
 
@@ -193,8 +216,10 @@ static long ioc_state(struct file *file, void __user *arg)
 	struct gyges_inode *gi = inode_of(file);
 	struct gyges_file *gf = file->private_data;
 	struct gyges_state state = { .seq = atomic64_read(&gi->seq) };
+	int ret = begin_order(gi);
 
-	mutex_lock(&gi->ctl);
+	if (ret)
+		return ret;
 	if (gi->import)
 		fill_import_state(gi->import, &state);
 	if (gi->export)
@@ -204,7 +229,7 @@ static long ioc_state(struct file *file, void __user *arg)
 	if (gyges_is_tracking(gi))
 		state.flags |= GYGES_TRACKING;
 	state.connections = gyges_export_connections(gi);
-	mutex_unlock(&gi->ctl);
+	end_order(gi);
 	if (copy_to_user(arg, &state, sizeof(state)))
 		return -EFAULT;
 	atomic64_set(&gf->seen, state.seq);
@@ -218,10 +243,12 @@ static long ioc_stats(struct gyges_inode *gi, void __user *arg)
 
 	if (!stats)
 		return -ENOMEM;
-	mutex_lock(&gi->ctl);
-	gyges_stats_fill(gi, stats);
-	mutex_unlock(&gi->ctl);
-	ret = copy_to_user(arg, stats, sizeof(*stats)) ? -EFAULT : 0;
+	ret = begin_order(gi);
+	if (!ret) {
+		gyges_stats_fill(gi, stats);
+		end_order(gi);
+		ret = copy_to_user(arg, stats, sizeof(*stats)) ? -EFAULT : 0;
+	}
 	kvfree(stats);
 	return ret;
 }
@@ -259,10 +286,12 @@ static long ioc_bitmap(struct gyges_inode *gi, struct gyges_bitmap __user *arg, 
 
 	if (copy_from_user(&bitmap, arg, sizeof(bitmap)))
 		return -EFAULT;
-	mutex_lock(&gi->ctl);
+	n = begin_order(gi);
+	if (n)
+		return n;
 	bits = bitmap_room(gi, &bitmap);
 	n = IS_ERR(bits) ? PTR_ERR(bits) : fill(gi, bits);
-	mutex_unlock(&gi->ctl);
+	end_order(gi);
 	if (IS_ERR(bits))
 		return n;
 	bitmap.pages = n;
@@ -290,9 +319,11 @@ static long ioc_endpoint(struct gyges_inode *gi, struct gyges_endpoint __user *a
 	if (endpoint.flags & ~(import ? GYGES_IMPORT_OVERWRITE : 0) || endpoint.reserved[0] || endpoint.reserved[1] ||
 	    endpoint.reserved[2] || !endpoint.timeout_ms != !import || endpoint.timeout_ms > 600000)
 		return -EINVAL;
-	mutex_lock(&gi->ctl);
-	ret = import ? gyges_import_connect(gi, &endpoint) : gyges_export_listen(gi, &endpoint);
-	mutex_unlock(&gi->ctl);
+	ret = begin_order(gi);
+	if (!ret) {
+		ret = import ? gyges_import_connect(gi, &endpoint) : gyges_export_listen(gi, &endpoint);
+		end_order(gi);
+	}
 	memzero_explicit(endpoint.token, sizeof(endpoint.token));
 	if (!ret && !import && copy_to_user(arg->addr, endpoint.addr, sizeof(endpoint.addr)))
 		return -EFAULT;
@@ -321,9 +352,11 @@ static long ioc_export_regions(struct gyges_inode *gi, struct gyges_regions __us
 	list = kvcalloc(capacity ?: 1, sizeof(*list), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!list)
 		return -ENOMEM;
-	mutex_lock(&gi->ctl);
-	ret = gyges_export_regions(gi, list, capacity, &regions.count, &regions.changed);
-	mutex_unlock(&gi->ctl);
+	ret = begin_order(gi);
+	if (!ret) {
+		ret = gyges_export_regions(gi, list, capacity, &regions.count, &regions.changed);
+		end_order(gi);
+	}
 	if (!ret && (copy_to_user(u64_to_user_ptr(regions.regions_ptr), list,
 				  min(capacity, regions.count) * sizeof(*list)) ||
 		     copy_to_user(arg, &regions, sizeof(regions))))
@@ -350,9 +383,11 @@ static long ioc_import_regions(struct gyges_inode *gi, const void __user *arg)
 	ret = -EFAULT;
 	if (!copy_from_user(table->region, u64_to_user_ptr(regions.regions_ptr),
 			    table->count * sizeof(table->region[0]))) {
-		mutex_lock(&gi->ctl);
-		ret = gyges_import_regions(gi, table);
-		mutex_unlock(&gi->ctl);
+		ret = begin_order(gi);
+		if (!ret) {
+			ret = gyges_import_regions(gi, table);
+			end_order(gi);
+		}
 	}
 	if (ret)
 		kvfree(table);
@@ -365,7 +400,9 @@ static long ioc_want(struct gyges_inode *gi, struct gyges_bitmap *bitmap, const 
 	unsigned long *set;
 	long ret;
 
-	mutex_lock(&gi->ctl);
+	ret = begin_order(gi);
+	if (ret)
+		return ret;
 	set = bitmap_take(gi, bitmap);
 	if (IS_ERR(set)) {
 		ret = PTR_ERR(set);
@@ -375,7 +412,7 @@ static long ioc_want(struct gyges_inode *gi, struct gyges_bitmap *bitmap, const 
 			bitmap->pages = atomic64_read(&gi->import->n_missing);
 		kvfree(set);
 	}
-	mutex_unlock(&gi->ctl);
+	end_order(gi);
 	return ret;
 }
 
@@ -412,9 +449,11 @@ static long ioc_prefetch(struct gyges_inode *gi, const void __user *arg)
 		return -EFAULT;
 	if (config.flags & ~GYGES_PREFETCH_OFF || config.reserved || config.batch_pages > GYGES_BATCH_MAX)
 		return -EINVAL;
-	mutex_lock(&gi->ctl);
+	ret = begin_order(gi);
+	if (ret)
+		return ret;
 	ret = gyges_import_configure(gi, &config);
-	mutex_unlock(&gi->ctl);
+	end_order(gi);
 	return ret;
 }
 
@@ -439,9 +478,11 @@ static long ioc_order(struct gyges_inode *gi, int (*order)(struct gyges_inode *g
 {
 	long ret;
 
-	mutex_lock(&gi->ctl);
+	ret = begin_order(gi);
+	if (ret)
+		return ret;
 	ret = order(gi);
-	mutex_unlock(&gi->ctl);
+	end_order(gi);
 	return ret;
 }
 

@@ -75,7 +75,9 @@ static int set_size(struct gyges_inode *gi, loff_t size)
 
 	if (!IS_ALIGNED(size, PAGE_SIZE))
 		return -EINVAL;
-	mutex_lock(&gi->ctl);
+	ret = mutex_lock_killable(&gi->ctl);
+	if (ret)
+		return ret;
 	ret = is_idle(gi) ? 0 : -EBUSY;
 	if (!ret)
 		ret = charge_size(sbi, old, size);
@@ -138,7 +140,7 @@ static struct inode *gyges_alloc_inode(struct super_block *sb)
 	mutex_init(&gi->ctl);
 	init_waitqueue_head(&gi->wait);
 	atomic64_set(&gi->seq, 1);
-	gi->opens = 0;
+	atomic_set(&gi->opens, 0);
 	gi->memcg = NULL;
 	gi->import = NULL;
 	gi->export = NULL;

@@ -87,8 +87,8 @@ struct gyges_marks {
 struct gyges_inode {
 	struct inode vfs_inode;
 	struct mutex ctl;
-	/* Files open on it, mappings included; the last one ends import and export. Under ctl. */
-	unsigned int opens;
+	/* Files open on it, mappings included; the last one ends import and export. From and to 0 under ctl. */
+	atomic_t opens;
 	struct mem_cgroup *memcg;	/* its creator's, charged for every page */
 	wait_queue_head_t wait;		/* poll, and whoever waits for the link */
 	atomic64_t seq;			/* changes of state */
