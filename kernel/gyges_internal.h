@@ -183,7 +183,7 @@ struct gyges_conn {
 	struct ib_cq *cq;
 	void *owner;
 	bool up;
-	/* The destination's: while it is being made. */
+	/* The destination's. */
 	int error;			/* of the last CM event; -EINPROGRESS: none yet */
 	struct completion event;
 	/* The source's. */
@@ -200,14 +200,16 @@ struct gyges_dial {
 	int role;
 	int depth;			/* READs posted and not yet completed */
 	int sges;
-	unsigned long timeout;		/* jiffies for the whole */
+	unsigned long deadline;		/* jiffies */
 	struct net *net;
 };
 
 int gyges_addr_read(const struct gyges_endpoint *endpoint, struct sockaddr_storage *addr);
 /*
  * Connects. @pd: NULL where there is none yet, made then. 0 or -errno: ECONNREFUSED (rejected, nobody listens),
- * ENETUNREACH, ETIMEDOUT, ENODEV (no RDMA device that way, or another than @pd's), EINTR.
+ * ENETUNREACH, ETIMEDOUT, ENODEV (no RDMA device that way, or another than @pd's), ECONNRESET (the source hung up at
+ * once), EPROTO (it allows no READs), EINTR. @lost is called for what happens to the connection from then on, also
+ * before this returns: whoever relies on several must look at their errors once @lost would find them.
  */
 int gyges_conn_dial(const struct gyges_dial *dial, struct ib_pd **pd, void (*lost)(void *owner), void *owner,
 		    struct gyges_conn **out);

@@ -91,7 +91,7 @@ static int dial_both(struct gyges_import *imp, const struct gyges_endpoint *endp
 		.role = GYGES_ROLE_DEMAND,
 		.depth = GYGES_DEMAND_DEPTH,
 		.sges = 1,
-		.timeout = msecs_to_jiffies(endpoint->timeout_ms),
+		.deadline = jiffies + msecs_to_jiffies(endpoint->timeout_ms),
 		.net = imp->net,
 	};
 	struct gyges_conn *demand, *prefetch;
@@ -111,17 +111,25 @@ static int dial_both(struct gyges_import *imp, const struct gyges_endpoint *endp
 	if (ret)
 		goto err_demand;
 	filemap_invalidate_lock(mapping_of(imp));
-	imp->demand = demand;
-	imp->prefetch = prefetch;
-	imp->pd = pd;
-	imp->endpoint = *endpoint;
-	imp->max_batch = dial.sges;
-	imp->link_error = 0;
-	imp->link_up = true;
+	/* Recovery takes this lock too: what one has suffered before has found no link to take down, so it counts here. */
+	ret = READ_ONCE(demand->error) ?: READ_ONCE(prefetch->error);
+	if (!ret) {
+		imp->demand = demand;
+		imp->prefetch = prefetch;
+		imp->pd = pd;
+		imp->endpoint = *endpoint;
+		imp->max_batch = dial.sges;
+		imp->link_error = 0;
+		imp->link_up = true;
+	}
 	filemap_invalidate_unlock(mapping_of(imp));
+	if (ret)
+		goto err_prefetch;
 	changed(imp);
 	return 0;
 
+err_prefetch:
+	gyges_conn_close(prefetch);
 err_demand:
 	gyges_conn_close(demand);
 err_pd:
@@ -138,7 +146,7 @@ void gyges_import_farewell(struct gyges_import *imp)
 		.role = GYGES_ROLE_FAREWELL,
 		.depth = 1,
 		.sges = 1,
-		.timeout = FAREWELL_TIMEOUT,
+		.deadline = jiffies + FAREWELL_TIMEOUT,
 		.net = imp->net,
 	};
 	struct gyges_conn *conn = NULL;

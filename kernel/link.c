@@ -56,36 +56,50 @@ int gyges_cm_error(const struct rdma_cm_event *event)
 	}
 }
 
-/* What imp->lost is told; set by gyges_conn_dial() before the first event. */
+/* What the owner is told by; set by gyges_conn_dial() before the first event. */
 struct dialled {
 	struct gyges_conn conn;
 	void (*lost)(void *owner);
 };
 
+/* Events of one connection come one at a time. */
 static int handle_event(struct rdma_cm_id *id, struct rdma_cm_event *event)
 {
 	struct dialled *dialled = id->context;
 	struct gyges_conn *conn = &dialled->conn;
+	int error = gyges_cm_error(event);
 
 	switch (event->event) {
 	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
 	case RDMA_CM_EVENT_ADDR_CHANGE:
 		return 0;
+	case RDMA_CM_EVENT_ESTABLISHED:
+		/* No READ at a time: each would wait in the send queue for ever, where no timeout finds it. */
+		if (!event->param.conn.initiator_depth)
+			error = -EPROTO;
+		break;
 	default:
 		break;
 	}
-	WRITE_ONCE(conn->error, gyges_cm_error(event));
-	if (READ_ONCE(conn->up) && conn->error)
+	WRITE_ONCE(conn->error, error);
+	/* From here on, not only once whoever waits has seen it: what is lost meanwhile is told too. */
+	if (event->event == RDMA_CM_EVENT_ESTABLISHED)
+		WRITE_ONCE(conn->up, !error);
+	else if (error && READ_ONCE(conn->up))
 		dialled->lost(conn->owner);
 	complete(&conn->event);
 	return 0;
 }
 
-/* Waits for the event that a step leads to. */
-static int await_event(struct gyges_conn *conn, unsigned long deadline)
+static unsigned long left_until(unsigned long deadline)
 {
-	long left = (long)(deadline - jiffies);
-	long ret = wait_for_completion_killable_timeout(&conn->event, max(left, 1L));
+	return max((long)(deadline - jiffies), 1L);
+}
+
+/* Waits for the event that a step leads to. */
+static int await_event(struct gyges_conn *conn, const struct gyges_dial *dial)
+{
+	long ret = wait_for_completion_killable_timeout(&conn->event, left_until(dial->deadline));
 
 	if (ret < 0)
 		return -EINTR;
@@ -118,7 +132,7 @@ static int make_queue_pair(struct gyges_conn *conn, const struct gyges_dial *dia
 	return rdma_create_qp(conn->id, pd, &attr);
 }
 
-static int connect(struct gyges_conn *conn, const struct gyges_dial *dial, unsigned long deadline)
+static int connect(struct gyges_conn *conn, const struct gyges_dial *dial)
 {
 	struct gyges_cm_request request = {
 		.magic = cpu_to_le32(GYGES_CM_MAGIC),
@@ -140,31 +154,30 @@ static int connect(struct gyges_conn *conn, const struct gyges_dial *dial, unsig
 	if (!ret)
 		ret = rdma_connect(conn->id, &param);
 	memzero_explicit(&request, sizeof(request));
-	return ret ? ret : await_event(conn, deadline);
+	return ret ? ret : await_event(conn, dial);
 }
 
-static int resolve(struct gyges_conn *conn, const struct gyges_dial *dial, unsigned long deadline)
+static int resolve(struct gyges_conn *conn, const struct gyges_dial *dial)
 {
-	int left_ms = max_t(int, jiffies_to_msecs(dial->timeout), 1);
+	int left_ms = jiffies_to_msecs(left_until(dial->deadline));
 	int ret;
 
 	ret = rdma_resolve_addr(conn->id, NULL, (struct sockaddr *)&dial->addr, left_ms);
 	if (!ret)
-		ret = await_event(conn, deadline);
+		ret = await_event(conn, dial);
 	/* A network device that is no RDMA device is found by the address, and refused there. */
 	if (ret)
 		return ret;
 	ret = rdma_resolve_route(conn->id, left_ms);
-	return ret ? ret : await_event(conn, deadline);
+	return ret ? ret : await_event(conn, dial);
 }
 
 static int dial_with(struct gyges_conn *conn, const struct gyges_dial *dial, struct ib_pd **pd)
 {
-	unsigned long deadline = jiffies + dial->timeout;
 	struct ib_pd *made = NULL;
 	int ret;
 
-	ret = resolve(conn, dial, deadline);
+	ret = resolve(conn, dial);
 	if (ret)
 		return ret;
 	if (*pd && (*pd)->device != conn->id->device)
@@ -177,7 +190,7 @@ static int dial_with(struct gyges_conn *conn, const struct gyges_dial *dial, str
 	}
 	ret = make_queue_pair(conn, dial, *pd);
 	/* Whoever asked frees the domain with the rest of its link, connected or not. */
-	return ret ? ret : connect(conn, dial, deadline);
+	return ret ? ret : connect(conn, dial);
 }
 
 int gyges_conn_dial(const struct gyges_dial *dial, struct ib_pd **pd, void (*lost)(void *owner), void *owner,
@@ -206,7 +219,6 @@ int gyges_conn_dial(const struct gyges_dial *dial, struct ib_pd **pd, void (*los
 		gyges_conn_close(conn);
 		return ret;
 	}
-	WRITE_ONCE(conn->up, true);
 	*out = conn;
 	return 0;
 }
