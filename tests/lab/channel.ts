@@ -8,8 +8,11 @@ const KILLED = 128 + KILL;
 
 /** Those that a host is sent. */
 const SIGNALS: Partial<Record<Deno.Signal, number>> = {
+  SIGHUP: 1,
   SIGINT: 2,
   SIGKILL: KILL,
+  SIGUSR1: 10,
+  SIGUSR2: 12,
   SIGTERM: 15,
   SIGCONT: 18,
   SIGSTOP: 19,

@@ -52,7 +52,10 @@ export async function strictBuild(
 }
 
 /** Of programs that cannot do without: a host's root is this machine's, so it has the same. */
-const LIBRARIES: Readonly<Record<string, readonly string[]>> = { stranger: ["-lrdmacm", "-libverbs"] };
+const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
+  false_source: ["-lrdmacm", "-libverbs"],
+  stranger: ["-lrdmacm", "-libverbs"],
+};
 
 /** What a program shares with the guests, from GUEST. */
 const SHARED: Readonly<Record<string, readonly string[]>> = { mapper: ["guest_stamp.c"] };

@@ -6,8 +6,7 @@
  *     ram SOCKET clone PATH          the same with a private mapping
  *     ram SOCKET COMMAND [ARG...]    one order to the holder; prints its answer, exit code 0, or 1 with `error: NAME`
  *
- * Sets of pages are written as "0-99,200,300-311", "all" or "none"; tables of regions as hexadecimal digits. A page's
- * stamp is made of its number and a seed, all over the page, so that a page that is old, torn or another is found.
+ * Sets of pages are written as "0-99,200,300-311", "all" or "none"; tables of regions as hexadecimal digits.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,8 +30,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE 4096ull
-#define WORDS_PER_PAGE (PAGE / 8)
+#include "stamp.h"
+
 #define ANSWER_BYTES (1 << 20)
 #define MAX_ARGS 16
 
@@ -114,20 +113,6 @@ static void say_set(struct answer *answer, const uint64_t *set)
 }
 
 /* ---- stamps ---- */
-
-static uint64_t stamp(uint64_t page, uint64_t seed, uint64_t word)
-{
-	uint64_t x = page * 0x9e3779b97f4a7c15ull + seed * 0xbf58476d1ce4e5b9ull + word;
-
-	x ^= x >> 31;
-	return x * 0x94d049bb133111ebull | 1;
-}
-
-static void fill_page(uint64_t *at, uint64_t page, uint64_t seed)
-{
-	for (uint64_t i = 0; i < WORDS_PER_PAGE; i++)
-		at[i] = stamp(page, seed, i);
-}
 
 /* 0: as stamped. 1: all zeros. 2: anything else. */
 static int look_at_page(const uint64_t *at, uint64_t page, uint64_t seed)
