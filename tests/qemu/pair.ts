@@ -11,15 +11,15 @@ import { qemuBinary, type QemuVersion } from "./binaries.ts";
 import { GuestConsole } from "./console.ts";
 import { consoleArguments, linuxGuest, type LinuxGuestOptions, PINGS_AT_ONCE } from "./guest.ts";
 import { Network } from "./network.ts";
-import { ring0Guest } from "./ring0_guest.ts";
+import { ring0Guest, ring3Guest } from "./ring0_guest.ts";
 
 const DISK_BYTES = 64 << 20;
 const NOBODY = 65534;
-const GUESTS = { linux: linuxGuest, ring0: ring0Guest };
+const GUESTS = { linux: linuxGuest, ring0: ring0Guest, ring3: ring3Guest };
 const AS_NOBODY = ["setpriv", "--reuid", `${NOBODY}`, "--regid", `${NOBODY}`, "--clear-groups", "--no-new-privs"];
 
 export interface Shape extends LinuxGuestOptions {
-  /** "ring0" needs KVM, and has no disk, network or balloon. @default "linux" */
+  /** The others need KVM, and have no disk, network or balloon. @default "linux" */
   guest?: keyof typeof GUESTS;
   /** @default "7.2" */
   qemu?: QemuVersion;

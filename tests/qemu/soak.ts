@@ -24,14 +24,15 @@ export interface QemuSoakOptions {
 /** All that the long form moves, here. */
 export const GUESTS: readonly SoakGuest[] = (["7.2", "10.0"] as const).flatMap((qemu) =>
   [1, 2].flatMap((vcpus) => {
-    const kinds = missing === null ? ["linux", "ring0"] as const : ["linux"] as const;
-    return kinds.map((guest) => ({ guest, qemu, vcpus }));
+    const kinds = missing !== null ? [] : vcpus === 1 ? ["ring0"] as const : ["ring3"] as const;
+    return (["linux", ...kinds] as const).map((guest) => ({ guest, qemu, vcpus }));
   })
 );
 
 const SHAPES = {
   linux: { workingSet: "32M", rate: 8000, withDisk: true, withNetwork: true },
   ring0: { workingSet: "16M", rate: 0 },
+  ring3: {},
 } as const;
 
 /**

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * ring0.c - a guest that is nothing but a program in ring 0, and proves its own memory: for a KVM that runs no Linux.
+ * ring0.c - a guest that is nothing but a program, and proves its own memory: for a KVM that runs no Linux.
  *
- * Words, lines on the console, stamps and power button are as the Linux guest's (guest_init.c), of memory alone; and
- * gyges.cpus=N, of which each has a part of the pages. Which version a page must have is in a table, which is memory too:
- * an entry that is damaged does not fit its page.
+ * Words, lines on the console, stamps and power button are as the Linux guest's (guest_init.c), of memory alone; and:
+ *
+ *     gyges.cpus=N    each has a part of the pages; 1 or 2
+ *     gyges.ring=3    where a KVM that emulates ring 0 lets memory be touched by the CPU itself; gyges.rate must be 0
+ *
+ * Which version a page must have is in a table, which is memory too: an entry that is damaged does not fit its page.
  */
 #include "guest.h"
 #include "ring0.h"
@@ -25,8 +28,8 @@ struct worker {
 	uint32_t left; /* to do in this slice */
 	uint32_t owed; /* parts of a page */
 	struct clock clock;
-	volatile uint32_t passes;
-	volatile uint32_t verified;
+	volatile uint64_t passes;
+	volatile uint64_t verified;
 	volatile bool finished;
 };
 
@@ -38,11 +41,12 @@ static uint32_t worker_count = 1;
 static uint32_t *versions;
 static char *memory;
 static volatile bool ending;
-static atomic_uint corrupt;
+static bool in_ring3;
+static _Atomic uint64_t corrupt;
 
 static uint64_t *page_at(uint32_t page)
 {
-	return (uint64_t *)(memory + page * PAGE);
+	return (uint64_t *)(memory + (uint64_t)page * PAGE);
 }
 
 static void check_page(uint32_t page)
@@ -53,8 +57,7 @@ static void check_page(uint32_t page)
 	if (damage == WHOLE)
 		return;
 	corrupt++;
-	complain("CORRUPT page=%lu want=%lu got=%lu %s", (unsigned long)want.page, (unsigned long)want.version,
-		 (unsigned long)got.version, damage_name(damage));
+	complain("CORRUPT page=%lu want=%lu got=%lu %s", want.page, want.version, got.version, damage_name(damage));
 }
 
 static void rewrite_page(uint32_t page)
@@ -91,22 +94,22 @@ static void take_slice(struct worker *worker)
 	worker->owed %= SLICES;
 }
 
-static void beat(const char *word, uint32_t n)
+static void beat(const char *word, uint64_t n)
 {
-	uint32_t passes = UINT32_MAX, verified = 0;
+	uint64_t passes = UINT64_MAX, verified = 0, ms = workers[0].clock.ms;
 
 	for (unsigned int i = 0; i < worker_count; i++) {
 		passes = workers[i].passes < passes ? workers[i].passes : passes;
 		verified += workers[i].verified;
 	}
-	say("%s %lu %lu passes=%lu verified=%lu corrupt=%lu", word, (unsigned long)n, (unsigned long)workers[0].clock.ms,
-	    (unsigned long)passes, (unsigned long)verified, (unsigned long)corrupt);
+	say("%s %lu %lu passes=%lu verified=%lu corrupt=%lu", word, n, ms, passes, verified, corrupt);
 }
 
 /* What the first CPU does besides, from time to time. */
 static void look_after(uint32_t now)
 {
-	static uint32_t n, due;
+	static uint64_t n;
+	static uint32_t due;
 
 	if (n && (int32_t)(now - due) < 0)
 		return;
@@ -128,7 +131,8 @@ static void work(struct worker *worker)
 {
 	clock_read(&worker->clock);
 	worker->clock.ms = worker->due = 0;
-	machine_ticks();
+	if (!in_ring3)
+		machine_ticks();
 	while (!ending) {
 		clock_read(&worker->clock);
 		if (worker->cpu == 0)
@@ -178,17 +182,21 @@ static void prepare(struct worker *worker, uint32_t first, uint32_t pages, uint3
 
 void first_main(const struct multiboot *boot)
 {
-	uint32_t pages = option(boot->words, "gyges.ws=", 64 << 20) / PAGE;
-	uint32_t rate = option(boot->words, "gyges.rate=", 0);
+	const char *words = (const char *)(uintptr_t)boot->words;
+	uint32_t pages = option(words, "gyges.ws=", 64 << 20) / PAGE;
+	uint32_t rate = option(words, "gyges.rate=", 0);
 
 	machine_start();
-	worker_count = option(boot->words, "gyges.cpus=", 1);
-	if (worker_count > MAX_CPUS)
-		die("too many CPUs");
+	worker_count = option(words, "gyges.cpus=", 1);
+	in_ring3 = option(words, "gyges.ring=", 0) == 3;
+	if (worker_count > MAX_CPUS || (in_ring3 && rate))
+		die("CPUs, and a rate in ring 0 only");
+	if (in_ring3)
+		machine_to_ring3();
 	versions = (uint32_t *)page_after(ring0_end);
 	memory = page_after((char *)(versions + pages));
 	/* Firmware has its tables in the last of memory. */
-	if ((uintptr_t)memory + pages * PAGE > boot->upper_kib << 10)
+	if ((uintptr_t)memory + (uint64_t)pages * PAGE > (uint64_t)boot->upper_kib << 10)
 		die("not enough memory for the working set");
 	for (uint32_t i = 0; i < worker_count; i++) {
 		uint32_t first = pages / worker_count * i;
@@ -202,11 +210,16 @@ void first_main(const struct multiboot *boot)
 	}
 	if (worker_count > 1)
 		machine_start_other();
-	say("START pages=%lu workers=%lu", (unsigned long)pages, (unsigned long)worker_count);
+	say("START pages=%lu workers=%lu", (uint64_t)pages, (uint64_t)worker_count);
 	work(&workers[0]);
 }
 
 void other_main(void)
 {
+	if (in_ring3)
+		machine_to_ring3();
 	work(&workers[1]);
+	/* To halt is for ring 0. */
+	for (;;)
+		__builtin_ia32_pause();
 }

@@ -14,7 +14,7 @@ struct multiboot {
 	uint32_t lower_kib;
 	uint32_t upper_kib; /* above 1 MiB */
 	uint32_t boot_device;
-	const char *words; /* the program's own name first */
+	uint32_t words; /* where they are; the program's own name first */
 };
 
 /* Milliseconds of the machine, which stand still while it is stopped; for one CPU. */
@@ -28,8 +28,10 @@ struct clock {
 void machine_start(void);
 /* From now on this CPU's machine_wait() ends every TICK_MS. */
 void machine_ticks(void);
-/* Sleeps until the next tick, or a little less. */
+/* Sleeps until the next tick, or a little less; in ring 0 only. */
 void machine_wait(void);
+/* From now on this CPU is in ring 3, where it may do all that is here but ticks and waits. */
+void machine_to_ring3(void);
 /* Has the other CPU begin in other_main(). */
 void machine_start_other(void);
 bool machine_button(void);

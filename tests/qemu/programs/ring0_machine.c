@@ -63,7 +63,7 @@ static void put(char c)
 
 static void put_number(unsigned long value)
 {
-	char digits[10];
+	char digits[20];
 	unsigned int n = 0;
 
 	do
@@ -186,7 +186,7 @@ void clock_read(struct clock *clock)
 
 /* ---- interrupts ---- */
 
-#define CODE 0x08
+#define CODE 0x10 /* ring0_start.S */
 #define GATE 0x8e00
 #define TRAPS 32u
 #define TICK_VECTOR 0x40u
@@ -211,6 +211,7 @@ struct gate {
 	uint16_t code;
 	uint16_t kind;
 	uint16_t high;
+	uint64_t highest; /* the program is below 4 GiB */
 };
 
 /* ring0_start.S */
@@ -223,25 +224,19 @@ static char *const low_page = (char *)0x8000;
 
 static volatile uint32_t *apic(uint32_t reg)
 {
-	return (volatile uint32_t *)(APIC + reg);
+	return (volatile uint32_t *)(uintptr_t)(APIC + reg);
 }
 
 static void set_gate(unsigned int vector, const char *handler)
 {
 	uintptr_t at = (uintptr_t)handler;
 
-	idt[vector] = (struct gate){ at & 0xffff, CODE, GATE, at >> 16 };
+	idt[vector] = (struct gate){ at & 0xffff, CODE, GATE, at >> 16 & 0xffff, 0 };
 }
 
 void trap(void)
 {
 	die("an exception");
-}
-
-void machine_wait(void)
-{
-	/* No interrupt comes between the first two; on_tick leaves them off. */
-	__asm__ volatile("sti; hlt; cli" : : : "memory", "cc");
 }
 
 void machine_ticks(void)

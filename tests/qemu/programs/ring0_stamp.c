@@ -6,34 +6,34 @@
 #include "guest.h"
 
 #define HEAD 3u /* words: magic, page, version */
-#define BODY ((PAGE_WORDS - HEAD) * 2) /* halves of words */
+#define BODY (PAGE_WORDS - HEAD)
 
 /* Other for each page and version, and never 0. */
-static uint32_t value_of(struct stamp stamp)
+static uint64_t value_of(struct stamp stamp)
 {
-	return (uint32_t)mix(stamp.page << 32 ^ stamp.version) | 1;
+	return mix(stamp.page << 32 ^ stamp.version) | 1;
 }
 
 /* Whether all of the body is `value`. */
-static bool is_all(const uint64_t *words, uint32_t value)
+static bool is_all(const uint64_t *words, uint64_t value)
 {
 	const uint64_t *at = words + HEAD;
-	uint32_t left = BODY;
+	uint64_t left = BODY;
 	bool same;
 
-	__asm__ volatile("repe scasl" : "+D"(at), "+c"(left), "=@ccz"(same) : "a"(value) : "memory");
+	__asm__ volatile("repe scasq" : "+D"(at), "+c"(left), "=@ccz"(same) : "a"(value) : "memory");
 	return same;
 }
 
 void stamp_write(uint64_t *words, struct stamp stamp)
 {
 	uint64_t *at = words + HEAD;
-	uint32_t left = BODY;
+	uint64_t left = BODY;
 
 	words[0] = STAMP_MAGIC;
 	words[1] = stamp.page;
 	words[2] = stamp.version;
-	__asm__ volatile("rep stosl" : "+D"(at), "+c"(left) : "a"(value_of(stamp)) : "memory");
+	__asm__ volatile("rep stosq" : "+D"(at), "+c"(left) : "a"(value_of(stamp)) : "memory");
 }
 
 static bool is_stamp(const uint64_t *words, struct stamp stamp)
