@@ -112,9 +112,10 @@ async function proveLost(file: RamFile, ...errors: number[]): Promise<{ missing:
   return { missing };
 }
 
-/** What the kernel of `host` has said that is more than information. */
-function warnings(host: LabHost): Promise<string> {
-  return host.ask("dmesg --notime --level=emerg,alert,crit,err,warn");
+/** What the kernel of `host` has said that is more than information. Soft-RoCE warns of every READ that is refused. */
+async function warnings(host: LabHost): Promise<string[]> {
+  const said = await host.ask("dmesg --notime --level=emerg,alert,crit,err,warn");
+  return said.split("\n").filter((line) => !line.startsWith("rxe0: "));
 }
 
 /** Objects of RDMA. */
@@ -166,7 +167,7 @@ async function proveRefusals(lab: Lab): Promise<void> {
     assert.equal(await right(file, "all", STAMP), PAGES);
   }
   await file.remove();
-  assert.equal(await warnings(host), said);
+  assert.deepEqual(await warnings(host), said);
 }
 
 /** Whoever waits for a source that says nothing can be killed, and so can who waits for those. */
@@ -271,8 +272,8 @@ async function proveRest(lab: Lab, { name, signal, words, error }: Change): Prom
 
 const STORM: readonly [Conduct, Conduct][] = [["hang-up", "hang-up"], ["serve", "hang-up"], ["hang-up", "serve"]];
 /** The first part makes the kernel have what it takes of its own accord. */
-const PARTS = 5;
-const TIMES = 4;
+const PARTS = 4;
+const TIMES = 10;
 
 /** Resumes from a source that hangs up at once, again and again; there is no link after it. */
 async function storm(file: RamFile, source: FalseSource): Promise<void> {
@@ -311,7 +312,7 @@ async function proveStorm(lab: Lab): Promise<void> {
   await proveComplete(file, PAGES);
   assert.equal(await right(file, "all", STAMP), PAGES);
   await removeAll(file, truth.source, truth.destination);
-  assert.equal(await warnings(host), said);
+  assert.deepEqual(await warnings(host), said);
 }
 
 for (const kernel of KERNELS) {
