@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { Channel, type RemoteProcess } from "./channel.ts";
 import type { Image } from "./image.ts";
-import { troubleIn } from "./kernel_log.ts";
+import { isImpossible, troubleIn } from "./kernel_log.ts";
 import { Qmp } from "./qmp.ts";
 import { inTime } from "./time.ts";
 
@@ -226,6 +226,11 @@ export class LabHost {
   #consoleTrouble(): string[] {
     const lines = troubleIn(this.#consoleLog()).map((line) => line.replace(/^\[ *[\d.]+\] /, "").trim());
     return lines.map((line) => `${this.name}: ${line}`);
+  }
+
+  /** Its processor has shown what none can: no test that failed on it proves anything. */
+  get emulationBroke(): boolean {
+    return isImpossible(this.#consoleLog());
   }
 
   async #end(): Promise<void> {

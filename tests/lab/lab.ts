@@ -269,22 +269,42 @@ let closes = false;
 export function labTest(name: string, options: LabOptions, body: (lab: Lab) => Promise<void>): void {
   if (!closes) Deno.test.afterAll(closeKept);
   closes = true;
-  Deno.test(`${options.kernel}: ${name}`, async () => {
-    const lab = await labFor(options);
-    const failures: unknown[] = [];
-    try {
-      await body(lab);
-    } catch (error) {
-      await lab.fail();
-      failures.push(error);
-    }
-    const reusable = lab.whole && failures.length === 0;
-    // Not by `await using`: of two errors Deno would show neither.
-    if (reusable) await keep(lab, options).catch((error) => failures.push(error));
-    else await lab[Symbol.asyncDispose]().catch((error) => failures.push(error));
-    if (failures.length === 1) throw failures[0];
-    if (failures.length > 1) throw new Error(failures.map(wordsOf).join("\nThen, at the end of the lab: "));
-  });
+  Deno.test(`${options.kernel}: ${name}`, () => runInLab(options, body));
+}
+
+/** Throws what failed. What failed in an emulation that broke has not, and runs again: once. */
+export async function runInLab(options: LabOptions, body: (lab: Lab) => Promise<void>): Promise<void> {
+  let failure = await attempt(options, body);
+  if (failure?.emulationBroke) {
+    console.log(`lab: runs again, for the emulation of a host broke: ${wordsOf(failure.error).slice(0, 200)}`);
+    failure = await attempt(options, body);
+  }
+  if (failure) throw failure.error;
+}
+
+interface Failure {
+  error: unknown;
+  emulationBroke: boolean;
+}
+
+async function attempt(options: LabOptions, body: (lab: Lab) => Promise<void>): Promise<Failure | null> {
+  const lab = await labFor(options);
+  const failures: unknown[] = [];
+  try {
+    await body(lab);
+  } catch (error) {
+    await lab.fail();
+    failures.push(error);
+  }
+  const emulationBroke = lab.hosts.some((host) => host.emulationBroke);
+  const reusable = lab.whole && failures.length === 0;
+  // Not by `await using`: of two errors Deno would show neither.
+  if (reusable) await keep(lab, options).catch((error) => failures.push(error));
+  else await lab[Symbol.asyncDispose]().catch((error) => failures.push(error));
+  if (failures.length === 0) return null;
+  const [only] = failures;
+  const all = failures.map(wordsOf).join("\nThen, at the end of the lab: ");
+  return { error: failures.length === 1 ? only : new Error(all), emulationBroke };
 }
 
 async function labFor(options: LabOptions): Promise<Lab> {
