@@ -18,6 +18,8 @@ import { parseTicket, type Ticket } from "../wire/ticket.ts";
 import { Sampler, type Snapshot } from "./sampler.ts";
 
 const STOP_MS = 2_000;
+/** A source that is away may have to be told for longer: then whoever asks must ask again. */
+const ARRIVE_MS = 5_000;
 const SAMPLE_MS = 200;
 const MIN_SAMPLE_MS = 20;
 
@@ -129,7 +131,14 @@ export class Resident {
     return await this.#inTurn(() => this.#verify());
   }
 
+  /** A guest that is whole is held once its source has been told, a moment after whoever moved it has heard of its end. */
+  async #arrived(): Promise<void> {
+    const deadline = performance.now() + ARRIVE_MS;
+    while (!this.#machine && this.#destination?.state === "completed" && performance.now() < deadline) await pause(10);
+  }
+
   async #verify(): Promise<GuestEvent> {
+    await this.#arrived();
     const machine = this.#held;
     if (this.#source) throw new UsageError(`Cannot verify "${this.#name}" while it moves: ask again when it has`);
     await machine.stop(STOP_MS);
@@ -145,10 +154,12 @@ export class Resident {
   }
 
   async #stopNow(): Promise<GuestEvent> {
+    await this.#arrived();
     if (!this.#machine && this.#destination) {
-      throw new UsageError(
-        `Cannot stop "${this.#name}" as its guest is not whole here: use gyges cancel ${this.#name}`,
-      );
+      const why = this.#destination.state === "completed"
+        ? "its source has not heard yet that every page is here: try again in a minute"
+        : `its guest is not whole here: use gyges cancel ${this.#name}`;
+      throw new UsageError(`Cannot stop "${this.#name}" as ${why}`);
     }
     const machine = this.#held;
     if (this.#source && !this.#source.lost) {
@@ -177,7 +188,10 @@ export class Resident {
       this.#onEvent(event);
       context.emit(event);
     };
-    const source = await this.#inTurn(() => Promise.resolve(this.#begin(ticket, migrate, emit)));
+    const source = await this.#inTurn(async () => {
+      await this.#arrived();
+      return this.#begin(ticket, migrate, emit);
+    });
     const onGone = () => source.cancel(cancelled(source, "Interrupted", EXIT.interrupted));
     context.signal.addEventListener("abort", onGone, { once: true });
     // The caller may have gone while this waited for its turn.
@@ -297,6 +311,8 @@ export class Resident {
   }
 
   #guest(): GuestReport {
+    const whole = !this.#machine && this.#destination?.state === "completed" ? this.#arriving() : null;
+    if (whole) return whole;
     const location: GuestLocation = !this.#source
       ? "here"
       : this.#source.lost
@@ -333,10 +349,11 @@ export class Resident {
     };
   }
 
-  /** The guest of a destination that is not whole yet. */
+  /** The guest of a destination that is not whole yet, or is so and has not said goodbye to its source. */
   #arriving(): GuestReport | null {
     const machine = this.#destination?.committed ? this.#destination.machine : null;
-    return machine ? { location: "destination-incomplete", ...machine.report() } : null;
+    const location = this.#destination?.state === "completed" ? "here" : "destination-incomplete";
+    return machine && { location, ...machine.report() };
   }
 
   async #watchGuest(machine: Machine): Promise<void> {

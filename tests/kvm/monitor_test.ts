@@ -6,6 +6,7 @@ import type { Host } from "../helpers/host.ts";
 import { kvmTest } from "../helpers/kvm.ts";
 import { finished, prepare, startGuest, startMove } from "../helpers/pair.ts";
 import { proveGuest, proveSummary } from "../helpers/proof.ts";
+import { Hold, Wiretap } from "../helpers/wiretap.ts";
 
 async function once(host: Host, name: string): Promise<Sample> {
   const { events } = await host.start(["monitor", name, "--once"]).endedWith(0);
@@ -85,6 +86,38 @@ kvmTest("both sides can be watched in every phase, and watching changes nothing"
   // The process that it watched has ended, and so does it.
   await atDestination.endedWith(0);
   assert.ok(samplesOf(atDestination).some(({ state }) => state === "running"));
+  host.assertEmpty();
+});
+
+for (const next of [["status", "dst"], ["status", "dst", "--verify"], ["stop", "dst"]]) {
+  kvmTest(`a script may say vm ${next.join(" ")} as soon as migrate has ended`, async (host) => {
+    for (let turn = 0; turn < 3; turn++) {
+      const source = await startGuest(host, "src");
+      const destination = await prepare(host, "dst");
+      await startMove(host, source, destination.ticket, ["--mode", "precopy"]).endedWith(0);
+      const { events: [report] } = await host.start(["vm", ...next]).endedWith(0);
+      assert.ok(report?.type === "guest" && report.guest.corrupt === 0 && report.guest.location === "here");
+      if (next[0] !== "stop") await host.start(["vm", "stop", "dst"]).endedWith(0);
+      await destination.process.endedWith(0);
+      await source.process.endedWith(0);
+    }
+    host.assertEmpty();
+  });
+}
+
+kvmTest("a guest that is whole is told of while its destination still takes leave of the source", async (host) => {
+  const source = await startGuest(host, "src");
+  // What is held is lost with the source's process, and waited for no longer than this.
+  const destination = await prepare(host, "dst", ["--tls", "off"], { env: { GYGES_RECONNECT_S: "1" } });
+  const hold = new Hold("finished");
+  await using tap = new Wiretap(destination.ticket, hold);
+  const migrate = startMove(host, source, tap.ticket, ["--mode", "full", "--tls", "off"]);
+  await hold.reached();
+  assert.equal((await host.sample("dst")).guest?.location, "here");
+  assert.equal((await host.guest("dst")).location, "here");
+  hold.release();
+  await finished(source, destination, await migrate.endedWith(0));
+  await proveGuest(host, destination);
   host.assertEmpty();
 });
 
