@@ -131,14 +131,7 @@ export class Resident {
     return await this.#inTurn(() => this.#verify());
   }
 
-  /** A guest that is whole is held once its source has been told, a moment after whoever moved it has heard of its end. */
-  async #arrived(): Promise<void> {
-    const deadline = performance.now() + ARRIVE_MS;
-    while (!this.#machine && this.#destination?.state === "completed" && performance.now() < deadline) await pause(10);
-  }
-
   async #verify(): Promise<GuestEvent> {
-    await this.#arrived();
     const machine = this.#held;
     if (this.#source) throw new UsageError(`Cannot verify "${this.#name}" while it moves: ask again when it has`);
     await machine.stop(STOP_MS);
@@ -154,9 +147,8 @@ export class Resident {
   }
 
   async #stopNow(): Promise<GuestEvent> {
-    await this.#arrived();
     if (!this.#machine && this.#destination) {
-      const why = this.#destination.state === "completed"
+      const why = this.#leaving
         ? "its source has not heard yet that every page is here: try again in a minute"
         : `its guest is not whole here: use gyges cancel ${this.#name}`;
       throw new UsageError(`Cannot stop "${this.#name}" as ${why}`);
@@ -188,10 +180,7 @@ export class Resident {
       this.#onEvent(event);
       context.emit(event);
     };
-    const source = await this.#inTurn(async () => {
-      await this.#arrived();
-      return this.#begin(ticket, migrate, emit);
-    });
+    const source = await this.#inTurn(() => Promise.resolve(this.#begin(ticket, migrate, emit)));
     const onGone = () => source.cancel(cancelled(source, "Interrupted", EXIT.interrupted));
     context.signal.addEventListener("abort", onGone, { once: true });
     // The caller may have gone while this waited for its turn.
@@ -285,12 +274,24 @@ export class Resident {
 
   // ---- its own ----
 
+  /** The guest is whole here, and is held once its source has been told. */
+  get #leaving(): boolean {
+    return this.#destination?.state === "completed";
+  }
+
+  /** Whoever moved the guest may hear of its end a moment before it is held. */
+  async #arrived(): Promise<void> {
+    const deadline = performance.now() + ARRIVE_MS;
+    while (this.#leaving && performance.now() < deadline) await pause(10);
+  }
+
   /**
    * Whatever stops the guest, or takes it away, waits for the one before it: a check that lets the guest run on when
    * it is done must not do so when the guest runs elsewhere by then.
    */
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(() => {
+    const result = this.#turn.then(async () => {
+      await this.#arrived();
       if (!this.#over) return work();
       throw new UsageError(`"${this.#name}" is ending: its guest was stopped or has moved away`);
     });
@@ -311,7 +312,7 @@ export class Resident {
   }
 
   #guest(): GuestReport {
-    const whole = !this.#machine && this.#destination?.state === "completed" ? this.#arriving() : null;
+    const whole = this.#leaving ? this.#arriving() : null;
     if (whole) return whole;
     const location: GuestLocation = !this.#source
       ? "here"
@@ -352,7 +353,7 @@ export class Resident {
   /** The guest of a destination that is not whole yet, or is so and has not said goodbye to its source. */
   #arriving(): GuestReport | null {
     const machine = this.#destination?.committed ? this.#destination.machine : null;
-    const location = this.#destination?.state === "completed" ? "here" : "destination-incomplete";
+    const location = this.#leaving ? "here" : "destination-incomplete";
     return machine && { location, ...machine.report() };
   }
 

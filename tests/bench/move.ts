@@ -1,4 +1,4 @@
-/** Whole migrations of the built file: downtime by RAM size, total time, start-up times. */
+/** Whole migrations of the built file: downtime by RAM size, total time, guest speed while writes are tracked. */
 import { type Summary, touchesOf } from "../../lib/events.ts";
 import { parseSize } from "../../lib/units.ts";
 import { Host, pause } from "../helpers/host.ts";
@@ -59,7 +59,7 @@ export async function benchTotal(ram: string, n: number): Promise<void> {
       `${n}`,
       ms(over((summary) => summary.total_ns)),
       ms(median(copies)),
-      `${over((summary, turn) => summary.total_ns / (copies[turn] ?? NaN)).toFixed(2)}x`,
+      ratio(over((summary, turn) => summary.total_ns / (copies[turn] ?? NaN)), 1),
       over((summary) => summary.wire_bytes / 1e6 / (summary.total_ns / 1e9)).toFixed(0),
       ms(over((summary) => summary.fault_latency_ns.p50)),
       ms(over((summary) => summary.fault_latency_ns.p99)),
@@ -91,8 +91,7 @@ export async function benchTracking(n: number): Promise<void> {
       ratios.push(2 * during / (before + after));
     }
     const rate = (speeds: readonly number[]) => `${(median(speeds) / 1e3).toFixed(0)}k pages/s`;
-    const share = (value: number) => `${value.toFixed(2)}x`;
-    rows.push([workload, `${n}`, rate(plain), rate(tracked), share(median(ratios)), share(Math.min(...ratios))]);
+    rows.push([workload, `${n}`, rate(plain), rate(tracked), ratio(median(ratios), 1), ratio(Math.min(...ratios), 1)]);
   }
   printTable("Speed of a guest of 64 MiB that writes as fast as it can, while pre-copy at 150 Mbit/s goes on", rows);
 }
