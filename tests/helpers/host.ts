@@ -87,10 +87,14 @@ export class Host implements AsyncDisposable {
 }
 
 /** Waits until `holds`; throws with `state()` if it takes too long. */
-export async function until(holds: () => boolean | Promise<boolean>, state: () => string): Promise<void> {
-  const deadline = performance.now() + PATIENCE_MS;
+export async function until(
+  holds: () => boolean | Promise<boolean>,
+  state: () => string,
+  patienceMs = PATIENCE_MS,
+): Promise<void> {
+  const deadline = performance.now() + patienceMs;
   while (!await holds()) {
-    if (performance.now() > deadline) throw new Error(`It did not come to pass in ${PATIENCE_MS / 1000} s: ${state()}`);
+    if (performance.now() > deadline) throw new Error(`It did not come to pass in ${patienceMs / 1000} s: ${state()}`);
     await pause(POLL_MS);
   }
 }

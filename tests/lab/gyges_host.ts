@@ -38,7 +38,8 @@ export class GygesHost implements GuestHost {
 
   async guestUntil(name: string, fits: (guest: GuestReport) => boolean): Promise<GuestReport> {
     let guest: GuestReport | undefined;
-    await until(async () => fits(guest = await this.guest(name)), () => `guest "${name}": ${JSON.stringify(guest)}`);
+    const state = () => `guest "${name}": ${JSON.stringify(guest)}`;
+    await until(async () => fits(guest = await this.guest(name)), state, PATIENCE_MS);
     assert.ok(guest);
     return guest;
   }

@@ -325,7 +325,8 @@ async function proveMapped(host: LabHost, mapper: string, stamps: string, first:
 /** Every page has come to the guest of `name`, which nobody of Gyges holds, and each once. */
 async function untilWhole(host: GygesHost, name: string, before: Sample): Promise<void> {
   let now = before;
-  await until(async () => (now = await host.sample(name)).state === "completed", () => JSON.stringify(now));
+  const isWhole = async () => (now = await host.sample(name)).state === "completed";
+  await until(isWhole, () => JSON.stringify(now), PATIENCE_MS);
   assert.equal(now.missing_pages, 0);
   assert.equal(now.pulled_pages, before.pulled_pages + before.missing_pages);
 }
