@@ -13,20 +13,6 @@ static struct gyges_inode *inode_of(const struct file *file)
 	return gyges_i(file_inode(file));
 }
 
-/*
- * For orders and looks, one at a time. IMPORT keeps the others waiting for as long as its source may take to answer, so
- * whoever waits can be killed. 0 or -EINTR.
- */
-static int begin_order(struct gyges_inode *gi)
-{
-	return mutex_lock_killable(&gi->ctl);
-}
-
-static void end_order(struct gyges_inode *gi)
-{
-	mutex_unlock(&gi->ctl);
-}
-
 /* ---- life ---- */
 
 static int gyges_open(struct inode *inode, struct file *file)
@@ -42,14 +28,14 @@ static int gyges_open(struct inode *inode, struct file *file)
 		return -ENOMEM;
 	/* Only the first and the last are orders: nobody else who comes or goes waits for one. */
 	if (!atomic_inc_not_zero(&gi->opens)) {
-		int ret = begin_order(gi);
+		int ret = gyges_begin_order(gi);
 
 		if (ret) {
 			kfree(gf);
 			return ret;
 		}
 		atomic_inc(&gi->opens);
-		end_order(gi);
+		gyges_end_order(gi);
 	}
 	file->private_data = gf;
 	return 0;
@@ -147,11 +133,11 @@ static long gyges_fallocate(struct file *file, int mode, loff_t offset, loff_t l
 		return -EOPNOTSUPP;
 	if (!IS_ALIGNED(offset | len, PAGE_SIZE))
 		return -EINVAL;
-	ret = begin_order(gi);
+	ret = gyges_begin_order(gi);
 	if (ret)
 		return ret;
 	ret = punch(gi, offset, len);
-	end_order(gi);
+	gyges_end_order(gi);
 	return ret;
 }
 
@@ -216,7 +202,7 @@ static long ioc_state(struct file *file, void __user *arg)
 	struct gyges_inode *gi = inode_of(file);
 	struct gyges_file *gf = file->private_data;
 	struct gyges_state state = { .seq = atomic64_read(&gi->seq) };
-	int ret = begin_order(gi);
+	int ret = gyges_begin_order(gi);
 
 	if (ret)
 		return ret;
@@ -229,7 +215,7 @@ static long ioc_state(struct file *file, void __user *arg)
 	if (gyges_is_tracking(gi))
 		state.flags |= GYGES_TRACKING;
 	state.connections = gyges_export_connections(gi);
-	end_order(gi);
+	gyges_end_order(gi);
 	if (copy_to_user(arg, &state, sizeof(state)))
 		return -EFAULT;
 	atomic64_set(&gf->seen, state.seq);
@@ -243,10 +229,10 @@ static long ioc_stats(struct gyges_inode *gi, void __user *arg)
 
 	if (!stats)
 		return -ENOMEM;
-	ret = begin_order(gi);
+	ret = gyges_begin_order(gi);
 	if (!ret) {
 		gyges_stats_fill(gi, stats);
-		end_order(gi);
+		gyges_end_order(gi);
 		ret = copy_to_user(arg, stats, sizeof(*stats)) ? -EFAULT : 0;
 	}
 	kvfree(stats);
@@ -286,12 +272,12 @@ static long ioc_bitmap(struct gyges_inode *gi, struct gyges_bitmap __user *arg, 
 
 	if (copy_from_user(&bitmap, arg, sizeof(bitmap)))
 		return -EFAULT;
-	n = begin_order(gi);
+	n = gyges_begin_order(gi);
 	if (n)
 		return n;
 	bits = bitmap_room(gi, &bitmap);
 	n = IS_ERR(bits) ? PTR_ERR(bits) : fill(gi, bits);
-	end_order(gi);
+	gyges_end_order(gi);
 	if (IS_ERR(bits))
 		return n;
 	bitmap.pages = n;
@@ -319,10 +305,10 @@ static long ioc_endpoint(struct gyges_inode *gi, struct gyges_endpoint __user *a
 	if (endpoint.flags & ~(import ? GYGES_IMPORT_OVERWRITE : 0) || endpoint.reserved[0] || endpoint.reserved[1] ||
 	    endpoint.reserved[2] || !endpoint.timeout_ms != !import || endpoint.timeout_ms > 600000)
 		return -EINVAL;
-	ret = begin_order(gi);
+	ret = gyges_begin_order(gi);
 	if (!ret) {
 		ret = import ? gyges_import_connect(gi, &endpoint) : gyges_export_listen(gi, &endpoint);
-		end_order(gi);
+		gyges_end_order(gi);
 	}
 	memzero_explicit(endpoint.token, sizeof(endpoint.token));
 	if (!ret && !import && copy_to_user(arg->addr, endpoint.addr, sizeof(endpoint.addr)))
@@ -352,10 +338,10 @@ static long ioc_export_regions(struct gyges_inode *gi, struct gyges_regions __us
 	list = kvcalloc(capacity ?: 1, sizeof(*list), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!list)
 		return -ENOMEM;
-	ret = begin_order(gi);
+	ret = gyges_begin_order(gi);
 	if (!ret) {
 		ret = gyges_export_regions(gi, list, capacity, &regions.count, &regions.changed);
-		end_order(gi);
+		gyges_end_order(gi);
 	}
 	if (!ret && (copy_to_user(u64_to_user_ptr(regions.regions_ptr), list,
 				  min(capacity, regions.count) * sizeof(*list)) ||
@@ -383,10 +369,10 @@ static long ioc_import_regions(struct gyges_inode *gi, const void __user *arg)
 	ret = -EFAULT;
 	if (!copy_from_user(table->region, u64_to_user_ptr(regions.regions_ptr),
 			    table->count * sizeof(table->region[0]))) {
-		ret = begin_order(gi);
+		ret = gyges_begin_order(gi);
 		if (!ret) {
 			ret = gyges_import_regions(gi, table);
-			end_order(gi);
+			gyges_end_order(gi);
 		}
 	}
 	if (ret)
@@ -400,7 +386,7 @@ static long ioc_want(struct gyges_inode *gi, struct gyges_bitmap *bitmap, const 
 	unsigned long *set;
 	long ret;
 
-	ret = begin_order(gi);
+	ret = gyges_begin_order(gi);
 	if (ret)
 		return ret;
 	set = bitmap_take(gi, bitmap);
@@ -412,7 +398,7 @@ static long ioc_want(struct gyges_inode *gi, struct gyges_bitmap *bitmap, const 
 			bitmap->pages = atomic64_read(&gi->import->n_missing);
 		kvfree(set);
 	}
-	end_order(gi);
+	gyges_end_order(gi);
 	return ret;
 }
 
@@ -449,11 +435,11 @@ static long ioc_prefetch(struct gyges_inode *gi, const void __user *arg)
 		return -EFAULT;
 	if (config.flags & ~GYGES_PREFETCH_OFF || config.reserved || config.batch_pages > GYGES_BATCH_MAX)
 		return -EINVAL;
-	ret = begin_order(gi);
+	ret = gyges_begin_order(gi);
 	if (ret)
 		return ret;
 	ret = gyges_import_configure(gi, &config);
-	end_order(gi);
+	gyges_end_order(gi);
 	return ret;
 }
 
@@ -478,11 +464,11 @@ static long ioc_order(struct gyges_inode *gi, int (*order)(struct gyges_inode *g
 {
 	long ret;
 
-	ret = begin_order(gi);
+	ret = gyges_begin_order(gi);
 	if (ret)
 		return ret;
 	ret = order(gi);
-	end_order(gi);
+	gyges_end_order(gi);
 	return ret;
 }
 

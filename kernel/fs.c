@@ -75,7 +75,7 @@ static int set_size(struct gyges_inode *gi, loff_t size)
 
 	if (!IS_ALIGNED(size, PAGE_SIZE))
 		return -EINVAL;
-	ret = mutex_lock_killable(&gi->ctl);
+	ret = gyges_begin_order(gi);
 	if (ret)
 		return ret;
 	ret = is_idle(gi) ? 0 : -EBUSY;
@@ -86,7 +86,7 @@ static int set_size(struct gyges_inode *gi, loff_t size)
 		if (ret)
 			charge_size(sbi, size, old);
 	}
-	mutex_unlock(&gi->ctl);
+	gyges_end_order(gi);
 	return ret;
 }
 

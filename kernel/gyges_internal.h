@@ -135,6 +135,20 @@ static inline pgoff_t gyges_pages(const struct gyges_inode *gi)
 	return i_size_read(&gi->vfs_inode) >> PAGE_SHIFT;
 }
 
+/*
+ * For orders and looks, one at a time. IMPORT keeps the others waiting for as long as its source may take to answer, so
+ * whoever waits can be killed. 0 or -EINTR.
+ */
+static inline int gyges_begin_order(struct gyges_inode *gi)
+{
+	return mutex_lock_killable(&gi->ctl);
+}
+
+static inline void gyges_end_order(struct gyges_inode *gi)
+{
+	mutex_unlock(&gi->ctl);
+}
+
 /* The state has changed: who polls and who waits looks again. Any context. */
 static inline void gyges_changed(struct gyges_inode *gi)
 {
@@ -308,12 +322,21 @@ void gyges_import_orphan(struct gyges_inode *gi);
 void gyges_import_free(struct gyges_inode *gi);
 /* Something is wrong with the link: @error is kept, recovery runs. Any context. */
 void gyges_import_fail(struct gyges_import *imp, int error);
-/* A received page was written to here, before ARM: no longer what the source vouches for. */
-void gyges_import_overwritten(struct gyges_inode *gi, pgoff_t page);
 /* The worker's, once the import is complete: tells the source so, unless somebody ENDs the import soon. */
 void gyges_import_farewell(struct gyges_import *imp);
 /* The last page is here. Any context. */
 void gyges_import_completed(struct gyges_import *imp);
+
+/* ---- page_sets.c: under exclusive invalidate_lock and with nothing under way, but for what is said ---- */
+/* Every page of @set is in the table, as one outside could never come. Under gi->ctl alone. */
+bool gyges_is_covered(const struct gyges_import *imp, const unsigned long *set);
+/* These pages are at the source alone. */
+void gyges_want(struct gyges_import *imp, const unsigned long *set);
+/* Takes out of the cache what was not received, or the pages of @set; how many. */
+s64 gyges_drop_unvouched_locked(struct gyges_import *imp);
+s64 gyges_drop_set_locked(struct gyges_import *imp, const unsigned long *set);
+/* A received page was written to here, before ARM: no longer what the source vouches for. Without locks. */
+void gyges_import_overwritten(struct gyges_inode *gi, pgoff_t page);
 
 /* ---- pull.c: one READ ---- */
 int gyges_pull_init(void);

@@ -16,6 +16,7 @@ import importC from "../../kernel/import.c" with { type: "text" };
 import uapi from "../../kernel/include/uapi/linux/gyges.h" with { type: "text" };
 import link from "../../kernel/link.c" with { type: "text" };
 import main from "../../kernel/main.c" with { type: "text" };
+import pageSets from "../../kernel/page_sets.c" with { type: "text" };
 import prefetch from "../../kernel/prefetch.c" with { type: "text" };
 import pull from "../../kernel/pull.c" with { type: "text" };
 import register from "../../kernel/register.c" with { type: "text" };
@@ -42,6 +43,7 @@ export const MODULE_FILES: Readonly<Record<string, string>> = {
   [UAPI_PATH]: uapi,
   "link.c": link,
   "main.c": main,
+  "page_sets.c": pageSets,
   "prefetch.c": prefetch,
   "pull.c": pull,
   "register.c": register,
