@@ -21,22 +21,20 @@
 #include "ram.h"
 #include "rdma_lib.h"
 #include "rdma_source.h"
+#include "spin.h"
 #include "thread.h"
 
 #define MAX_SERVERS 17u		/* one demand connection and 16 for prefetch */
 #define MAX_HOLES 4096u		/* holes kept for the second look; pages of further ones count as present */
 #define REPLY_IDLE_MS 30000u	/* a destination that takes nothing for so long is gone */
-/*
- * A cross-CPU wake-up costs ten times a hot read, so a thread that just served a fault looks again before it
- * sleeps. Not longer: on a small machine the guest wants this core.
- */
-#define SPIN_NS 30000ull
+#define SPIN_NS 30000ull	/* for the next fault after one, see spin.h */
 
 struct server {
 	struct gy_source *source;
 	struct gy_channel *channel;
 	pthread_t thread;
 	bool demand;
+	uint64_t spin_ns;
 	uint8_t *out;			/* a reply under construction */
 };
 
@@ -225,7 +223,7 @@ static int check_request(const struct gy_ram *ram, const struct page_request *re
 /* Waits without limit for the next request: a guest may go for hours without a fault. Keepalive finds dead peers. */
 static int next_request(struct server *server, struct page_request *request)
 {
-	uint64_t spin_until = now_ns() + SPIN_NS;
+	uint64_t spin_until = now_ns() + server->spin_ns;
 	uint8_t *buf = (uint8_t *)request;
 	uint64_t have = 0;
 	short events;
@@ -237,7 +235,7 @@ static int next_request(struct server *server, struct page_request *request)
 			have += (uint64_t)n;
 		else if (n != -EAGAIN)
 			return (int)n;
-		else if (!server->demand || now_ns() > spin_until)
+		else if (now_ns() >= spin_until)
 			gy_fd_wait(server->channel->fd, events, now_ns() + NS_PER_S);
 	}
 	count(&server->source->stats.wire_bytes, sizeof(*request));
@@ -251,6 +249,7 @@ static void *serve(void *arg)
 	struct page_request request;
 	int ret;
 
+	server->spin_ns = server->demand ? spin_ns(SPIN_NS) : 0;
 	do {
 		ret = next_request(server, &request);
 		if (!ret)

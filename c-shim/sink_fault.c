@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * sink_fault.c - one thread reads faults and answers them over a connection of its own.
- *
- * It looks again for a while before it sleeps: a cross-CPU wake-up costs ten times a hot read. It never waits for
- * anything but its own three descriptors.
+ * sink_fault.c - one thread reads faults and answers them over a connection of its own. It never waits for anything but
+ * its own three descriptors.
  */
 #include <errno.h>
 #include <poll.h>
@@ -11,8 +9,9 @@
 
 #include "clock.h"
 #include "sink.h"
+#include "spin.h"
 
-#define SPIN_NS 50000ull
+#define SPIN_NS 50000ull	/* for an answer, and for the next fault after it: see spin.h */
 #define BATCH 16u
 
 static bool is_here(const struct gy_sink *sink, uint64_t page)
@@ -201,17 +200,17 @@ static void lose_link(struct sink_conn *conn, int64_t why)
 void *sink_fault_thread(void *arg)
 {
 	struct sink_conn *conn = arg;
-	uint64_t last_work = 0;
+	uint64_t spin_until = 0, spin = spin_ns(SPIN_NS);
 
 	while (!atomic_load(&conn->stop)) {
 		short events = POLLIN;
 		int64_t ret = work(conn, &events);
 
 		if (ret > 0) {
-			last_work = now_ns();
+			spin_until = now_ns() + spin;
 			continue;
 		}
-		if (!ret && now_ns() - last_work < SPIN_NS) {
+		if (!ret && now_ns() < spin_until) {
 			sched_yield();
 			continue;
 		}

@@ -7,7 +7,7 @@ const MEGABYTES = 512;
 
 const line = v.union([
   v.object({
-    name: v.picklist(["ping_pong", "fault", "fault_with_prefetch"]),
+    name: v.picklist(["ping_pong", "fault", "fault_spinning", "fault_with_prefetch"]),
     transport: v.picklist(["tcp", "tls"]),
     n: v.number(),
     p50_ns: v.number(),
@@ -55,7 +55,7 @@ export async function benchPager(): Promise<void> {
   const latency = [["", "n", "p50", "ratio", "p99", "ratio"]];
   const bulk = [["", "MB/s", "time", "ratio"]];
   for (const transport of ["tcp", "tls"]) {
-    for (const name of ["ping_pong", "fault", "fault_with_prefetch"]) {
+    for (const name of ["ping_pong", "fault", "fault_spinning", "fault_with_prefetch"]) {
       latency.push([
         `${name} ${transport}`,
         `${over(n, name, transport)}`,

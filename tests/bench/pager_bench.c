@@ -18,6 +18,7 @@
 #include "hist.h"
 #include "page_proto.h"
 #include "ram.h"
+#include "spin.h"
 #include "thread.h"
 
 #define PING_PONGS 20000u
@@ -240,6 +241,14 @@ static void fault(const char *name, bool tls, bool prefetch, struct gy_ram *from
 	end_pager(&pager);
 }
 
+/* As on a machine with more CPUs than this may have. */
+static void fault_spinning(bool tls, struct gy_ram *from)
+{
+	spin_pretend_cpus(SPIN_CPUS);
+	fault("fault_spinning", tls, false, from);
+	spin_pretend_cpus(0);
+}
+
 static void pull(bool tls, struct gy_ram *from)
 {
 	struct pager pager = make_pager(tls, true, from, from->pages);
@@ -271,6 +280,8 @@ int main(int argc, char **argv)
 			ping_pong(tls);
 		if (wanted(only, "fault"))
 			fault("fault", tls, false, ram);
+		if (wanted(only, "fault_spinning"))
+			fault_spinning(tls, ram);
 		if (wanted(only, "fault_with_prefetch"))
 			fault("fault_with_prefetch", tls, true, ram);
 		if (wanted(only, "copy"))

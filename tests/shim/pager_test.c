@@ -10,6 +10,7 @@
 #include "clock.h"
 #include "gyges.h"
 #include "ram.h"
+#include "spin.h"
 #include "thread.h"
 
 #define PAGES 8192ull
@@ -354,14 +355,18 @@ static uint64_t damaged(uint32_t what)
 
 int main(void)
 {
-	full(0, 0, 1);
-	full(1, 0, 1);
-	full(1, 0, 0);
-	full(1, 100000000, 1);
-	hybrid();
-	deadline();
-	reconnect();
-	given_back();
+	/* Threads that sleep at once, and such as spin. */
+	for (uint32_t cpus = 1; cpus <= SPIN_CPUS; cpus += SPIN_CPUS - 1) {
+		spin_pretend_cpus(cpus);
+		full(0, 0, 1);
+		full(1, 0, 1);
+		full(1, 0, 0);
+		full(1, 100000000, 1);
+		hybrid();
+		deadline();
+		reconnect();
+		given_back();
+	}
 	CHECK(damaged(GY_INJECT_NONE) == 0);
 	CHECK(damaged(GY_INJECT_ZERO_PAGE) == 1);
 	CHECK(damaged(GY_INJECT_SWAP_PAGES) == 2);
