@@ -591,13 +591,16 @@ enum gy_inject {
 	GY_INJECT_ZERO_PAGE = 1,	/* sink: the page, no other, is placed as zeros */
 	GY_INJECT_SWAP_PAGES = 2,	/* sink: the page and its successor change places */
 	GY_INJECT_STALE_PAGE = 3,	/* sink: a pre-copied page stays although it was dirtied since */
-	GY_INJECT_SKIP_DIRTY = 4,	/* source: a dirty page is left out of the set */
+	GY_INJECT_SKIP_DIRTY = 4,	/* source: dirty pages are left out of the set */
 	GY_INJECT_ABSENT_PAGE = 5	/* sink that takes over: a page that is not there is taken for present */
 };
 
-/* Arms one fault at the first fitting page at or after @page. Process-wide; for tests only. */
-GY_EXPORT int gy_inject(uint32_t what, uint64_t page);
-/* Where a dirty set is final: leaves out a page if GY_INJECT_SKIP_DIRTY is armed. */
+/*
+ * Arms one fault at the first fitting page at or after @page. With @pages > 1 GY_INJECT_SKIP_DIRTY takes all of so many from
+ * there, out of every set. Process-wide; for tests only.
+ */
+GY_EXPORT int gy_inject(uint32_t what, uint64_t page, uint64_t pages);
+/* Where a dirty set is final: leaves out pages if GY_INJECT_SKIP_DIRTY is armed. */
 GY_EXPORT int gy_inject_skip_dirty(uint64_t *bitmap, uint64_t pages);
 
 #endif

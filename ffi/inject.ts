@@ -10,20 +10,20 @@ export type InjectedFault = keyof typeof INJECT | typeof UNDRAINED;
 export const UNDRAINED = "undrained-scans";
 let undrained = false;
 
-/** Arms one fault at the first fitting page at or after `page`, in this process. */
-export function inject(fault: InjectedFault, page: number): void {
+/** Arms one fault in this process: at the first fitting page from `page` on, "skip-dirty" at all of so many `pages`. */
+export function inject(fault: InjectedFault, page: number, pages: number): void {
   if (fault === UNDRAINED) {
     undrained = true;
     return;
   }
-  unwrap("arm a fault", shim().gy_inject(INJECT[fault], BigInt(page)));
+  unwrap("arm a fault", shim().gy_inject(INJECT[fault], BigInt(page), BigInt(pages)));
 }
 
 export function scansUndrained(): boolean {
   return undrained;
 }
 
-/** Where a dirty set is final: leaves out a page if "skip-dirty" is armed. */
+/** Where a dirty set is final: leaves out pages if "skip-dirty" is armed. */
 export function applySkipDirty(set: PageSet): void {
   unwrap("apply a fault", shim().gy_inject_skip_dirty(set.words, BigInt(set.pages)));
 }

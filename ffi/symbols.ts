@@ -191,6 +191,6 @@ export const SYMBOLS = {
   gy_rdma_usable: { parameters: ["buffer", "u32"], result: "i32" },
 
   // faults made on purpose
-  gy_inject: { parameters: ["u32", "u64"], result: "i32" },
+  gy_inject: { parameters: ["u32", "u64", "u64"], result: "i32" },
   gy_inject_skip_dirty: { parameters: ["buffer", "u64"], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;

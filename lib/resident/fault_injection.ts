@@ -1,4 +1,4 @@
-/** GYGES_INJECT=FAULT@PAGE arms one fault in this process, for tests that must see a detector fire. */
+/** GYGES_INJECT=FAULT@PAGE, or FAULT@PAGE+PAGES, arms one fault in this process, for tests that must see a detector fire. */
 import { INJECT, inject, type InjectedFault, UNDRAINED } from "../../ffi/inject.ts";
 import { UsageError } from "../errors.ts";
 import type { GygesEvent } from "../events.ts";
@@ -9,16 +9,19 @@ const VARIABLE = "GYGES_INJECT";
 export function armInjection(onEvent: (event: GygesEvent) => void): void {
   const text = Deno.env.get(VARIABLE);
   if (text === undefined) return;
-  const [fault = "", page = ""] = text.split("@");
-  if (!isFault(fault) || !/^\d{1,12}$/.test(page)) {
+  const [fault = "", where = ""] = text.split("@");
+  const [, page, pages = 1] = /^(\d{1,12})(?:\+(\d{1,12}))?$/.exec(where) ?? [];
+  if (!isFault(fault) || page === undefined) {
     const faults = [...Object.keys(INJECT), UNDRAINED].join(", ");
-    throw new UsageError(`Cannot read ${VARIABLE}="${text}": it must be FAULT@PAGE with FAULT one of ${faults}`);
+    throw new UsageError(
+      `Cannot read ${VARIABLE}="${text}": it must be FAULT@PAGE[+PAGES] with FAULT one of ${faults}`,
+    );
   }
-  inject(fault, Number(page));
+  inject(fault, Number(page), Number(pages));
   onEvent({
     type: "note",
     level: "warning",
-    detail: `${VARIABLE} is set: the guest's memory will be damaged on purpose (${fault} at page ${page})`,
+    detail: `${VARIABLE} is set: the guest's memory will be damaged on purpose (${fault} at page ${where})`,
   });
 }
 

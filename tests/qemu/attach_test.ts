@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { pause } from "../helpers/host.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
 import { type Held, QemuPair, type Waiting } from "./pair.ts";
-import { stampedPage } from "./stamps.ts";
+import { stampedRun } from "./stamps.ts";
 
 const SHAPE = { rate: 8000, workingSet: "32M", withDisk: true } as const;
 const FULL = ["--mode", "full"];
@@ -98,9 +98,9 @@ Deno.test("control: a page that is taken for present and is not is found by the 
   // No disk: its buffers look like stamped pages, and are none that the guest keeps.
   await using pair = await QemuPair.open({ rate: 8000 });
   const home = await pair.start();
-  const page = stampedPage(pair.qemuOf(home.name));
+  const { first } = stampedRun(pair.qemuOf(home.name));
   const { to, migrate } = await orphan(pair, FULL, justCommitted, home);
-  pair.host.start(["attach", to.name], { env: { GYGES_INJECT: `absent-page@${page}` } });
+  pair.host.start(["attach", to.name], { env: { GYGES_INJECT: `absent-page@${first}` } });
   await migrate.endedWith(0);
   pair.console.moveTo(to.log);
   await pair.console.untilCorrupt();

@@ -59,7 +59,7 @@ needsKvm("control: a page that comes as zeros is found by a guest under KVM", as
 });
 
 needsKvm("control: a page whose last write is not sent is found by a guest under KVM", async () => {
-  await proveLostWriteIsFound({ guest: "ring0", rate: 200 });
+  await proveLostWriteIsFound({ guest: "ring0", rate: 1000 });
 });
 
 needsKvm("control: a page that is torn is found by a guest under KVM", async () => {

@@ -1,10 +1,12 @@
 /** Guests whose RAM is private to their QEMU move by QEMU's own post-copy, which Gyges carries and commands. */
 import assert from "node:assert/strict";
 import { pause, until } from "../helpers/host.ts";
+import { needsKvm } from "../helpers/kvm.ts";
 import { account, QemuPair, type Shape } from "./pair.ts";
 
 const NATIVE = ["--pager", "native"];
-/** 7.2's pre-copy loses writes under TCG, so its guests move at once. */
+const HYBRID = ["--precopy-timeout", "2s", "--bandwidth", "100MiB/s"];
+/** 7.2's pre-copy loses writes under TCG, so its guests move at once there. */
 const SHAPES: [about: string, shape: Shape, modes: string[][]][] = [
   ["QEMU 7.2, pc, 1 vCPU", { qemu: "7.2", rate: 8000 }, [["--mode", "full"], ["--mode", "full"]]],
   ["QEMU 10.0, q35, 2 vCPUs, disk and network", {
@@ -14,11 +16,22 @@ const SHAPES: [about: string, shape: Shape, modes: string[][]][] = [
     rate: 20_000,
     withDisk: true,
     withNetwork: true,
-  }, [["--mode", "full"], ["--precopy-timeout", "2s", "--bandwidth", "100MiB/s"]]],
+  }, [["--mode", "full"], HYBRID]],
+  ["QEMU 7.2, pc, 1 vCPU under KVM", { guest: "ring3", qemu: "7.2" }, [
+    ["--mode", "full"],
+    HYBRID,
+  ]],
+  ["QEMU 10.0, q35, 2 vCPUs under KVM", {
+    guest: "ring3",
+    qemu: "10.0",
+    machine: "q35",
+    vcpus: 2,
+  }, [["--mode", "full"], HYBRID]],
 ];
 
 for (const [name, shape, [there, back]] of SHAPES) {
-  Deno.test(`native pager: there and back: ${name}`, async () => {
+  const test = shape.guest ? needsKvm : Deno.test;
+  test(`native pager: there and back: ${name}`, async () => {
     await using pair = await QemuPair.open(shape);
     const home = await pair.start(NATIVE);
     // It finds out by itself that it has to leave RAM to its QEMU.

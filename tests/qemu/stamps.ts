@@ -14,6 +14,12 @@ export interface StampedPage {
   version: number;
 }
 
+/** Pages that follow each other, by their number in RAM. */
+export interface PageRun {
+  first: number;
+  pages: number;
+}
+
 /** Every stamped page of the file at `path`, in the file's order. */
 export function stampedPages(path: string): StampedPage[] {
   using file = Deno.openSync(path);
@@ -47,17 +53,23 @@ export function writePage(path: string, offset: number, content: Uint8Array = ne
   if (file.writeSync(content) !== PAGE) throw new Error(`Cannot write a page at ${offset} of ${path}`);
 }
 
-/** A page of the guest's working set: the first of its longest run, as a fault may take the next dirty page after it. */
-export function stampedPage(qemu: number): number {
+/** Pages of the guest's working set: the longest run of it, as a fault may take the next dirty page after its first. */
+export function stampedRun(qemu: number): PageRun {
+  const longest = longestRun(stampedPages(ramFileOf(qemu)).map(({ offset }) => offset));
+  assert.ok(longest.pages > 1000, `the longest run of stamped pages has ${longest.pages}`);
+  return longest;
+}
+
+/** The most pages that follow each other, of pages at `offsets` in ascending order. */
+export function longestRun(offsets: readonly number[]): PageRun {
   let longest = { first: 0, pages: 0 };
   let run = longest;
-  for (const { offset } of stampedPages(ramFileOf(qemu))) {
+  for (const offset of offsets) {
     const page = offset / PAGE;
     run = page === run.first + run.pages ? { ...run, pages: run.pages + 1 } : { first: page, pages: 1 };
     if (run.pages > longest.pages) longest = run;
   }
-  assert.ok(longest.pages > 1000, `the longest run of stamped pages has ${longest.pages}`);
-  return longest.first;
+  return longest;
 }
 
 /** Where the RAM of a QEMU can be read, a guest's largest memory backend. */

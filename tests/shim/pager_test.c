@@ -340,7 +340,7 @@ static uint64_t damaged(uint32_t what)
 		write_page(pair.from, page, 2);
 		pair.set[page / 64] |= 1ull << (page % 64);
 	}
-	CHECK(!gy_inject(what, 150));
+	CHECK(!gy_inject(what, 150, 1));
 	CHECK(!gy_inject_skip_dirty(pair.set, PAGES));
 	CHECK(gy_sink_discard(pair.sink, pair.encoded, (uint64_t)encode(&pair)) >= 0);
 	CHECK(gy_sink_arm(pair.sink) >= 0);
@@ -348,7 +348,7 @@ static uint64_t damaged(uint32_t what)
 	wait_for(&pair, GY_EVENT_COMPLETE);
 	for (uint64_t page = 100; page < 300; page++)
 		bad += !page_is(pair.to->guest, page, 2);
-	CHECK(!gy_inject(GY_INJECT_NONE, 0));
+	CHECK(!gy_inject(GY_INJECT_NONE, 0, 0));
 	teardown(&pair);
 	return bad;
 }

@@ -21,7 +21,8 @@
 
 #include "guest.h"
 
-#define FOLDER "/run/gyges/ram/"
+/* Of the kernel pager's guests, and the user pager's. */
+#define FOLDERS { " /run/gyges/ram/", " /dev/shm/" }
 #define MAX_PAGES 65536u
 #define STRIDE 7919u /* a prime, and no divisor of what a guest has */
 #define LOOKS 50
@@ -40,6 +41,17 @@ static _Noreturn void give_up(const char *what)
 	exit(1);
 }
 
+static bool is_ram(const char *mapping)
+{
+	static const char *const folders[] = FOLDERS;
+
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+		if (strstr(mapping, folders[i]))
+			return true;
+	}
+	return false;
+}
+
 /* Opens the file of process @pid that its guest's RAM is in; it has no name any more. */
 static int open_ram(const char *pid)
 {
@@ -51,13 +63,13 @@ static int open_ram(const char *pid)
 	if (!maps)
 		give_up(path);
 	while (fgets(line, sizeof(line), maps)) {
-		if (!strstr(line, " " FOLDER) || sscanf(line, "%63s", range) != 1)
+		if (!is_ram(line) || sscanf(line, "%63s", range) != 1)
 			continue;
 		fclose(maps);
 		snprintf(path, sizeof(path), "/proc/%s/map_files/%s", pid, range);
 		return open(path, O_RDWR | O_CLOEXEC);
 	}
-	fprintf(stderr, "process %s maps nothing of " FOLDER "\n", pid);
+	fprintf(stderr, "process %s maps no file that a guest's RAM may be in\n", pid);
 	exit(1);
 }
 
