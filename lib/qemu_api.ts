@@ -2,12 +2,12 @@
 import { NativeError } from "../ffi/native_error.ts";
 import { NativeProcess } from "../ffi/process.ts";
 import { monitorPathIn, RuntimeDir } from "./control/runtime_dir.ts";
-import type { ExitCode } from "./errors.ts";
+import { EXIT, type ExitCode, UsageError } from "./errors.ts";
 import type { Summary } from "./events.ts";
 import { QemuMachine } from "./machine/qemu.ts";
 import type { MigrateOptions, PagerChoice, PrepareOptions } from "./options.ts";
 import type { Loaded, TakenOver } from "./migration/loaded.ts";
-import { lossError } from "./migration/loss.ts";
+import { lossError, pagesGone } from "./migration/loss.ts";
 import { chooseRam } from "./pager/choose.ts";
 import { pagerOfFiles } from "./pager/kinds.ts";
 import { nativePager } from "./pager/native.ts";
@@ -17,9 +17,17 @@ import { describe, type QemuDescription } from "./qemu/describe.ts";
 import { WaitingQemu } from "./qemu/destination.ts";
 import { findQemu, launchQemu } from "./qemu/launch.ts";
 import { QmpClient } from "./qemu/qmp.ts";
-import { forgetRecord, readRecord } from "./resident/attach_record.ts";
+import { type AttachRecord, forgetRecord, readRecord } from "./resident/attach_record.ts";
 import { armInjection } from "./resident/fault_injection.ts";
-import { attachGuest, holdGuest, moveGuest, receiveGuest, type RunOptions, tellLost } from "./resident/serve.ts";
+import {
+  attachGuest,
+  holdGuest,
+  moveGuest,
+  receiveGuest,
+  type RunOptions,
+  serveLeft,
+  tellLost,
+} from "./resident/serve.ts";
 
 /** Starts a QEMU whose guest can move and holds it until it ends or has moved away; `run`. */
 export async function holdQemu(
@@ -50,12 +58,55 @@ export async function prepareQemu(
   return await receiveGuest(directory, { options, build: (shape, pager) => waiting.take(shape, pager) }, run);
 }
 
-/** Goes on with the guest that process `name`, which died, was receiving, and holds it from then on; `attach`. */
+/**
+ * Goes on with the move in which process `name` died: with the guest that it was receiving, which is held from then on, or
+ * with serving the pages of one that has left; `attach`.
+ */
 export async function attachQemu(name: string, run: RunOptions): Promise<ExitCode> {
   using directory = await RuntimeDir.adopt(name);
   armInjection(run.onEvent);
-  const { ticket, session, ...loaded } = readRecord(directory);
-  const credentials = { ticket, session };
+  const record = readRecord(directory);
+  return record.side === "source"
+    ? await attachToSource(directory, record, run)
+    : await attachToDestination(directory, record, run);
+}
+
+async function attachToSource(
+  directory: RuntimeDir,
+  { left, keepSource }: AttachRecord & { side: "source" },
+  run: RunOptions,
+): Promise<ExitCode> {
+  const machine = await takeSource(directory.path, keepSource);
+  if (!machine) {
+    forgetRecord(directory);
+    throw pagesGone(directory.name);
+  }
+  if (machine.running) {
+    const path = monitorPathIn(directory.path);
+    await machine[Symbol.asyncDispose]();
+    throw new UsageError(
+      `Cannot attach "${directory.name}" as its guest runs here: move it by gyges migrate TICKET --qmp ${path}`,
+    );
+  }
+  run.onEvent(await serveLeft(directory, { machine, left, keepSource }, run));
+  return EXIT.completed;
+}
+
+/** Null: QEMU is gone too, and the pages with it. */
+async function takeSource(folder: string, keep: boolean): Promise<QemuMachine | null> {
+  const path = monitorPathIn(folder);
+  const process = await unlessGone(() => Promise.resolve(NativeProcess.listeningOn(path)));
+  if (!process) return null;
+  const qmp = await QmpClient.connect(path);
+  return await QemuMachine.create({ process, qmp, folder, pagerOf: pagerOfFiles, waiting: false, keep });
+}
+
+async function attachToDestination(
+  directory: RuntimeDir,
+  { credentials, loaded }: AttachRecord & { side: "destination" },
+  run: RunOptions,
+): Promise<ExitCode> {
+  const { name } = directory;
   const taken = await takeOver(directory.path, loaded);
   if (taken) return await attachGuest(directory, { taken, credentials }, run);
   forgetRecord(directory);
@@ -71,12 +122,18 @@ const GONE: readonly string[] = ["ESRCH", "ENOENT", "ECONNREFUSED"];
 
 /** Null: QEMU is gone too. */
 async function takeOver(folder: string, loaded: Loaded): Promise<TakenOver | null> {
-  try {
+  return await unlessGone(async () => {
     const path = monitorPathIn(folder);
     const process = NativeProcess.listeningOn(path);
     const options = { process, qmp: await QmpClient.open(path), folder, pagerOf: pagerOfFiles };
     const machine = await QemuMachine.adopt(options, loaded.machine, loaded.startMs !== null);
     return { loaded, machine, pager: await armedPager(machine, loaded), inDoubt: machine.waiting };
+  });
+}
+
+async function unlessGone<T>(work: () => Promise<T>): Promise<T | null> {
+  try {
+    return await work();
   } catch (error) {
     if (error instanceof NativeError && GONE.includes(error.code)) return null;
     throw error;
@@ -121,6 +178,8 @@ export async function migrateQemu(ticket: string, options: MigrateQemuOptions): 
   using directory = await RuntimeDir.claim(name ?? `qemu-${running.process.pid}`);
   armInjection(onEvent);
   const folder = directory.path;
+  // Where one that takes this one's place looks for it.
+  Deno.symlinkSync(Deno.realPathSync(qmp), monitorPathIn(folder));
   const machine = await QemuMachine.create({
     ...running,
     folder,
@@ -130,5 +189,5 @@ export async function migrateQemu(ticket: string, options: MigrateQemuOptions): 
     native: migrate.pager === "native",
   });
   const run = { onEvent, ...(signal ? { signal } : {}) };
-  return await moveGuest(directory, { machine, ticket, migrate }, run);
+  return await moveGuest(directory, { machine, ticket, migrate, keepSource }, run);
 }

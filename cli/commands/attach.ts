@@ -1,4 +1,4 @@
-/** `gyges attach`: goes on with a guest whose process died while its memory was still coming. */
+/** `gyges attach`: goes on with a move in which the gyges of this end died. */
 import { object } from "@optique/core/constructs";
 import { map } from "@optique/core/modifiers";
 import { argument, command } from "@optique/core/primitives";
@@ -8,7 +8,9 @@ import { jsonOption, newName, valuesFooter } from "../values.ts";
 import { watched } from "../watched.ts";
 
 const options = object({
-  name: argument(newName(), { description: prose`Name of the process that died, as gyges prepare was given it.` }),
+  name: argument(newName(), {
+    description: prose`Name of the process that died, as gyges prepare, gyges run or gyges migrate was given it.`,
+  }),
   json: jsonOption,
 });
 
@@ -22,12 +24,14 @@ export const attach = command(
     },
   })),
   {
-    brief: prose`Go on with a guest whose process died here.`,
+    brief: prose`Go on with a move whose process died here.`,
     description:
-      prose`Where the gyges at the destination of a QEMU's guest dies after the commit point, the guest waits in
-      QEMU, whole, and its source keeps the rest of its memory. This takes the place of the process that died: it finds out
-      which pages are here, lets the source come back, brings the rest, and holds the guest from then on. Exits with 12
-      where QEMU has ended too.`,
+      prose`Where the gyges at either end of a QEMU's move dies after the commit point, the guest waits in QEMU at the
+      destination, whole, and the source's QEMU keeps the rest of its memory. This takes the place of the process that died.
+      At the destination it finds out which pages are here, lets the source come back, brings the rest, and holds the guest
+      from then on. At the source it serves the rest, where pages go over TCP by the user pager; by the kernel pager they
+      need no process, and what else RDMA or the native pager offered is gone with it. Exits with 12 where QEMU has ended
+      too.`,
     footer: valuesFooter(),
   },
 );

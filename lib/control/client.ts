@@ -194,8 +194,9 @@ function whyRefused(name: string, directory: string, cause: unknown): Error {
     return new ControlError(message, "silent", { cause });
   }
   if (pid && hasAttachRecord(directory)) {
-    const message = `Cannot ask "${name}" as its process ${pid} died while its guest's memory was still coming. The ` +
-      `guest waits here, unless its QEMU has ended: go on with it by gyges attach ${name}`;
+    const message =
+      `Cannot ask "${name}" as its process ${pid} died in a move, while its guest's memory was not yet all ` +
+      `at the destination. The guest waits, unless its QEMU has ended: go on with it by gyges attach ${name}`;
     return new ControlError(message, "stale", { cause });
   }
   if (pid) {

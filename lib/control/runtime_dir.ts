@@ -3,9 +3,9 @@
  *
  *   owner         {"pid"}; locked exclusively with flock(2) by the owner for as long as it lives
  *   control.sock  its control socket
- *   attach.json   while a QEMU's guest is here and its memory is not: what a process needs that takes over when the owner
- *                 dies, secrets included. With it there, nothing is cleared away.
- *   qmp.sock      monitor of the QEMU that was started for the guest
+ *   attach.json   while a QEMU's guest is at the destination and its memory is not, at either end: what a process needs
+ *                 that takes over when the owner dies, secrets included. With it there, nothing is cleared away.
+ *   qmp.sock      monitor of the QEMU that was started for the guest, or a link to another's
  *   log           what a detached process had to say; where it failed it stays until the name is used again
  *
  * Who holds the lock owns the name: the kernel takes it back when the process dies, however it dies, and no pid can be
@@ -288,14 +288,14 @@ export class RuntimeDir implements Disposable {
   }
 
   /**
-   * Takes over the name of a process that died with a guest whose memory was still coming. Throws UsageError when the
+   * Takes over the name of a process that died in the move of a guest whose memory was not yet all at the destination. Throws UsageError when the
    * process lives, or left no guest.
    */
   static async adopt(name: string, base: string = runtimeBase()): Promise<RuntimeDir> {
     const path = `${base}/${checkName(name)}`;
     if (isOwned(path)) throw notToAttach(name, `${who(path)}, which lives: see gyges monitor ${name}`);
     if (!hasAttachRecord(path)) {
-      throw notToAttach(name, "no process of that name has died here with a guest whose memory was still coming");
+      throw notToAttach(name, "no process of that name has died here in a move past the commit point");
     }
     checkPrivate(path);
     return await RuntimeDir.#take(name, path, () => tryClaim(path, removeSocket));

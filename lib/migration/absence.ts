@@ -9,6 +9,9 @@ import type { SinkWatch } from "./sink_watch.ts";
 import type { StateMachine } from "./states.ts";
 import { DEADLINE_MS, delay } from "./timing.ts";
 
+const TO_REPLACE_IT =
+  "If its gyges has died and QEMU has not, run there gyges attach, with the name that gyges vm list tells";
+
 /** The migration as it is when asked. */
 export interface Now {
   pages: () => DestinationPager;
@@ -16,6 +19,8 @@ export interface Now {
   /** The guest is loaded, and only the source can say whether it is to run. */
   inDoubt: () => boolean;
   missingPages: () => number;
+  /** The source's QEMU has the pages whatever becomes of its gyges, and another can serve them. */
+  sourceIsReplaceable: () => boolean;
 }
 
 export class Absence {
@@ -153,6 +158,7 @@ export class Absence {
 
   #reportLoss(error: unknown): void {
     const [inDoubt, missingPages] = [this.#now.inDoubt(), this.#now.missingPages()];
+    const advice = this.#now.sourceIsReplaceable() ? `. ${TO_REPLACE_IT}` : "";
     const away = `The source has not come back for ${DEADLINE_MS.reconnect / 1000} s (${wordsOf(error)})`;
     this.#onEvent({
       type: "error",
@@ -161,7 +167,7 @@ export class Absence {
       message: inDoubt
         ? `${away}. The guest is loaded here and has not run; whether it is to run only the source can say: keep both alive`
         : `${away}. The guest is intact and waits here for ${missingPages} pages that only the source holds: ` +
-          "keep the source alive",
+          `keep the source alive${advice}`,
       guest_location: inDoubt ? "unknown" : "destination-incomplete",
     });
   }

@@ -83,6 +83,8 @@ export class DestinationMigration {
       events: () => this.#events,
       inDoubt: () => this.inDoubt,
       missingPages: () => this.stats.missing_pages,
+      sourceIsReplaceable: () =>
+        this.#machine?.shape.kind === "qemu" && !this.#machine.own && this.#transport === "tcp",
     };
     this.absence = new Absence(this.#states, now, options.onEvent);
   }

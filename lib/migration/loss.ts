@@ -60,6 +60,15 @@ export function nobodyListens({ host, port }: Ticket): string {
     "pages still missing";
 }
 
+/** Whoever served them has died, and the QEMU that had them has ended. */
+export function pagesGone(name: string): MigrationError {
+  return new MigrationError(
+    `The guest of "${name}" can never be whole at the destination: its QEMU here, which had the rest of its pages, has ` +
+      "ended. Start it again, unless the destination says that every page is there",
+    { phase: "serving", guestLocation: "destination-incomplete", exitCode: EXIT.guestLost },
+  );
+}
+
 /** What an operator can do where the guest outlives the process that received it. */
 export function howToAttach({ host, port, name }: Ticket, pager: PagerKind): string {
   const died = `If the gyges that listened at ${host}:${port} has died`;

@@ -15,13 +15,14 @@ import type { MigrateOptions } from "../options.ts";
 import { sourcePager } from "../pager/choose.ts";
 import type { SourcePager, TransportOffer } from "../pager/pager.ts";
 import type { OwnMigration } from "../qemu/own_migration.ts";
-import { type QemuVersion, QmpCommandError } from "../qemu/qmp.ts";
-import type { MessageOf, WireStats } from "../wire/messages.ts";
+import type { MessageOf, WireStats, WithSet } from "../wire/messages.ts";
 import { type Peer, PeerNotRunError, ProtocolError } from "../wire/peer.ts";
 import type { Ticket } from "../wire/ticket.ts";
 import { GoneWatch, tellGivenUp } from "./farewell.ts";
 import { checkTls, openControl } from "./link.ts";
+import type { Left } from "./loaded.ts";
 import { failedBeforeCommit, howToAttach, linkLost, lossAtSource, nobodyListens } from "./loss.ts";
+import { handOverByItself } from "./own_move.ts";
 import { decide, type FinishedRound } from "./precopy_policy.ts";
 import { promiseOf } from "./promise.ts";
 import { SourceAccount } from "./source_account.ts";
@@ -33,6 +34,8 @@ export interface SourceOptions {
   ticket: Ticket;
   migrate: MigrateOptions;
   onEvent: (event: GygesEvent) => void;
+  /** Keeps what another process needs, should this one die. Not called where none could go on. */
+  keep: (left: Left) => Promise<void>;
 }
 
 /** Time kept back from the pre-copy limit, for dropping stale pages at the destination before the stop. */
@@ -60,6 +63,8 @@ export class SourceMigration {
   #session = "";
   /** The newest region table that the destination has not been sent. */
   #unsentRegions: Uint8Array<ArrayBuffer> = NOTHING;
+  readonly #keep: SourceOptions["keep"];
+  readonly #left: Left | undefined;
   #rounds: FinishedRound[] = [];
   #stoppedAt = 0;
   #lost = false;
@@ -69,22 +74,31 @@ export class SourceMigration {
   /** The destination's pager has said that it has every page. */
   #allRead = false;
 
-  /** Throws UsageError when the guest's RAM was made for another pager than was asked for. */
-  constructor(options: SourceOptions) {
+  /**
+   * Of a migration that begins, or of one that a process which died has `left`: that only goOn() continues. Throws
+   * UsageError when the guest's RAM was made for another pager than was asked for.
+   */
+  constructor(options: SourceOptions, left?: Left) {
     const { pager, bandwidthBytesPerSecond, prefetchConnections } = options.migrate;
     this.#pager = sourcePager(pager, options.machine, { bandwidthBytesPerSecond, prefetchConnections });
     this.#machine = options.machine;
     this.#ticket = options.ticket;
     this.#options = options.migrate;
     this.#onEvent = options.onEvent;
+    this.#keep = options.keep;
     this.mode = options.migrate.mode;
     const { mode } = this;
     this.#account = new SourceAccount({ mode, tls: options.ticket.tls, machine: options.machine, pager: this.#pager });
+    this.#left = left;
     this.#heldFirst = options.machine.held ?? false;
     this.#pages = options.machine.ramBytes / options.machine.shape.page_bytes;
-    this.#states = new StateMachine(SOURCE_TRANSITIONS, "setup", (state, detail) => {
+    this.#states = new StateMachine(SOURCE_TRANSITIONS, left ? "paused" : "setup", (state, detail) => {
       this.#onEvent({ type: "state", side: "source", state, detail });
     });
+    if (!left) return;
+    this.#session = left.session;
+    this.#account.goOnFrom(left.figures);
+    void this.#watchPages();
   }
 
   get machine(): Machine {
@@ -146,8 +160,10 @@ export class SourceMigration {
   async run(): Promise<Summary> {
     try {
       await this.#setup();
-      if (this.#machine.own) await this.#moveByItself(this.#machine.own);
-      else {
+      if (this.#machine.own) {
+        await this.#handOverByItself(this.#machine.own);
+        await this.#orderRun();
+      } else {
         if (this.mode !== "full") await this.#precopy();
         await this.#switch();
       }
@@ -158,7 +174,7 @@ export class SourceMigration {
     return await this.#unlessGivenBack(() => this.#toTheEnd());
   }
 
-  /** After run() has given up on a lost link: lets the destination come back however late. Throws as run(). */
+  /** After run() has given up on a lost link, or its process has died: waits for the destination however long. Throws as run(). */
   async goOn(): Promise<Summary> {
     this.#patient = true;
     return await this.#unlessGivenBack(() => this.#comeBack(new Error("it has not come back yet")));
@@ -313,7 +329,19 @@ export class SourceMigration {
     await readable;
     this.#abort.signal.throwIfAborted();
     this.#machine.giveAway();
+    // Not before: whoever takes over says `run`, when nobody may let the guest run on here any more.
+    await this.#leave();
+    this.#abort.signal.throwIfAborted();
     await this.#orderRun();
+  }
+
+  /** QEMU has the pages too. What RDMA offers goes with this process, and what a kernel offers does without it. */
+  async #leave(): Promise<void> {
+    const { settled, figures } = this.#account;
+    if (!this.#outlived || this.#pager.kind !== "user" || settled.transport !== "tcp") return;
+    const { bandwidthBytesPerSecond, prefetchConnections } = this.#options;
+    const [ticket, session, mode, stopped] = [this.#ticket, this.#session, this.mode, this.#stays];
+    await this.#keep({ ticket, session, mode, stopped, bandwidthBytesPerSecond, prefetchConnections, figures });
   }
 
   async #orderRun(): Promise<void> {
@@ -328,56 +356,19 @@ export class SourceMigration {
     await peer.expect("running", DEADLINE_MS.answer);
   }
 
-  /**
-   * QEMU sends RAM and state to QEMU. Once it goes on post-copy it can never run the guest here again: that, and not
-   * `run`, is the commit point then.
-   */
-  async #moveByItself(own: OwnMigration): Promise<void> {
-    const { mode } = this;
-    const { bandwidthBytesPerSecond, downtimeLimitMs, precopyTimeoutMs, switchThresholdMs } = this.#options;
-    const nothing = new PageSet(this.#pages).encode();
-    const limitMs = mode === "full" ? 0 : precopyTimeoutMs;
-    await this.#machine.prepareSave();
-    this.#states.to("precopy", `QEMU sends pages for ${limitMs / 1000} s at most while the guest runs`);
-    const startedAt = performance.now();
-    await this.#sendSet({ type: "round", round: 1, deadline_ms: Math.round(limitMs) }, nothing);
-    await own.start({ mode, bandwidthBytesPerSecond, downtimeLimitMs }, this.#qemuVersion);
-    const { signal } = this.#abort;
-    const { why, rounds, whole } = await own.untilSwitch({ mode, limitMs, thresholdMs: switchThresholdMs, signal });
-    this.#account.rounds = rounds;
-    this.#note(`QEMU's pre-copy ends: ${why}`);
-    await this.#connected.send({ type: "end_round" });
-    await this.#roundDone(DEADLINE_MS.answer);
-    if (mode !== "full") this.#account.precopyMs = performance.now() - startedAt;
-    this.#states.to("handover", "the destination waits for QEMU's word");
-    await this.#sendSet({ type: "handover" }, nothing);
-    await this.#connected.send({ type: "state", more: false });
-    await this.#connected.expect("loaded", DEADLINE_MS.handover);
-    signal.throwIfAborted();
-    this.#machine.giveAway();
-    if (whole) this.#account.handoverMs = performance.now() - startedAt - this.#account.precopyMs;
-    else await this.#goPostcopy(own);
-    await this.#orderRun();
-  }
-
-  async #goPostcopy(own: OwnMigration): Promise<void> {
-    const stoppedAt = performance.now();
-    try {
-      await own.startPostcopy();
-    } catch (error) {
-      // Whether QEMU has heard it is not known: then it may have.
-      if (!(error instanceof QmpCommandError)) this.#states.to("serving", "QEMU has perhaps gone on post-copy");
-      throw error;
-    }
-    this.#states.to("serving", "QEMU has gone on post-copy: the guest belongs to the destination");
-    await own.untilStopped();
-    this.#account.handoverMs = performance.now() - stoppedAt;
-  }
-
-  get #qemuVersion(): QemuVersion {
-    const { shape } = this.#machine;
-    if (shape.kind !== "qemu") throw new Error("Only a QEMU moves its guest by itself");
-    return shape.version;
+  #handOverByItself(own: OwnMigration): Promise<void> {
+    return handOverByItself(own, {
+      mode: this.mode,
+      options: this.#options,
+      machine: this.#machine,
+      states: this.#states,
+      account: this.#account,
+      signal: this.#abort.signal,
+      note: (detail) => this.#note(detail),
+      peer: this.#connected,
+      sendNothing: (message) => this.#sendSet(message, new PageSet(this.#pages).encode()),
+      roundDone: () => this.#roundDone(DEADLINE_MS.answer),
+    });
   }
 
   /** Pre-copy mode moves the last dirty pages with the guest stopped; the other modes leave them to post-copy. */
@@ -542,9 +533,10 @@ export class SourceMigration {
     const { peer, state } = await openControl(this.#ticket, { session: this.#session, ...(rdma ? { rdma } : {}) });
     this.#take(peer);
     if (state === "failed") throw this.#loss("The guest is lost: its QEMU has ended, says the destination");
+    // First, as a QEMU that lets its guest run may touch a page that is missing.
+    await this.#connectPager();
     // The destination's word decides: it has not heard our run, so the guest has not run there.
     if (state === "loading") await this.#sayRun(peer);
-    await this.#connectPager();
   }
 
   /** Nobody listens any more where the destination did: its process has ended. */
@@ -572,6 +564,7 @@ export class SourceMigration {
 
   /** Who has stopped the guest does not want it to run, neither there nor here. One that moves by itself stops by itself. */
   get #stays(): boolean {
+    if (this.#left) return this.#left.stopped;
     return this.#machine.own ? this.#heldFirst : this.#machine.held ?? false;
   }
 
@@ -590,9 +583,6 @@ export class SourceMigration {
     this.#onEvent({ type: "note", level: "info", detail });
   }
 }
-
-type WithSet = DistributiveOmit<MessageOf<"round" | "discard" | "handover">, "regions_bytes">;
-type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never;
 
 function pulled(stats: WireStats): number {
   return stats.precopy_pages + stats.zero_pages;

@@ -14,9 +14,19 @@ interface Moving {
   pager: SourcePager;
 }
 
-export class SourceAccount {
+/** What another process goes on from, should this one die. */
+export interface SourceFigures {
+  settled: Pick<MessageOf<"accepted">, "pager" | "transport">;
+  told: WireStats;
+  presentPages: number;
+  precopyMs: number;
+  rounds: number;
+  handoverMs: number;
+}
+
+export class SourceAccount implements SourceFigures {
   /** What the two ends have settled on. */
-  settled: Pick<MessageOf<"accepted">, "pager" | "transport"> = { pager: "user", transport: "tcp" };
+  settled: SourceFigures["settled"] = { pager: "user", transport: "tcp" };
   /** The destination's counters as it last told them. */
   told: WireStats = NO_STATS;
   presentPages = 0;
@@ -34,6 +44,16 @@ export class SourceAccount {
 
   constructor(moving: Moving) {
     this.#moving = moving;
+  }
+
+  get figures(): SourceFigures {
+    const { settled, told, presentPages, precopyMs, rounds, handoverMs } = this;
+    return { settled, told, presentPages, precopyMs, rounds, handoverMs };
+  }
+
+  /** Of a process that died. It has served pages that are not known here, so nothing is said of what is left. */
+  goOnFrom(figures: SourceFigures): void {
+    Object.assign(this, figures);
   }
 
   get elapsedMs(): number {

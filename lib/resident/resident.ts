@@ -10,10 +10,11 @@ import { EXIT, type ExitCode, type GuestLocation, GygesError, MigrationError, Us
 import type { GuestEvent, GuestReport, GygesEvent, RamCheck, Sample, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
 import type { DestinationMigration } from "../migration/destination.ts";
+import type { Left } from "../migration/loaded.ts";
 import { SourceMigration } from "../migration/source.ts";
 import { NO_LATENCY } from "../migration/stats.ts";
 import { pause } from "../migration/timing.ts";
-import type { MigrateOptions } from "../options.ts";
+import { MIGRATE_DEFAULTS, type MigrateOptions } from "../options.ts";
 import { parseTicket, type Ticket } from "../wire/ticket.ts";
 import { Sampler, type Snapshot } from "./sampler.ts";
 
@@ -46,9 +47,17 @@ const migrateSchema = v.object({
 const monitorSchema = v.object({ interval_ms: v.pipe(v.number(), v.minValue(MIN_SAMPLE_MS)) });
 const statusSchema = v.object({ verify: v.boolean() });
 
+/** Where a source keeps what another process needs to go on serving its pages. */
+export interface Keeper {
+  keep: (left: Left) => Promise<void>;
+  /** Nobody needs to any more. */
+  forget: () => void;
+}
+
 export class Resident {
   readonly #name: string;
   readonly #onEvent: (event: GygesEvent) => void;
+  readonly #keeper: Keeper;
   readonly #ended = Promise.withResolvers<ExitCode>();
   #machine: Machine | null = null;
   #source: SourceMigration | null = null;
@@ -61,9 +70,10 @@ export class Resident {
   #gone = false;
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(name: string, onEvent: (event: GygesEvent) => void) {
+  constructor(name: string, onEvent: (event: GygesEvent) => void, keeper: Keeper) {
     this.#name = name;
     this.#onEvent = onEvent;
+    this.#keeper = keeper;
   }
 
   /** What the process exits with, once nothing keeps it. */
@@ -200,11 +210,13 @@ export class Resident {
       context.signal.removeEventListener("abort", onGone);
       // A migration that failed after the commit point still holds the guest's pages.
       if (!source.committed) this.#source = null;
+      if (!this.keepsPages) this.#keeper.forget();
     }
   }
 
   async #moved(source: SourceMigration): Promise<void> {
     this.#over = true;
+    this.#keeper.forget();
     await source.machine.abandon();
     // The caller gets its answer before the process goes.
     setTimeout(() => this.#end(EXIT.completed), 50);
@@ -224,6 +236,29 @@ export class Resident {
     return summary;
   }
 
+  /** Goes on serving the pages of a guest whose process died here, until the destination has them all. */
+  async serve(left: Left, onEvent: (event: GygesEvent) => void): Promise<Summary> {
+    const { ticket, mode, bandwidthBytesPerSecond, prefetchConnections } = left;
+    const { tls } = ticket;
+    const migrate = {
+      ...MIGRATE_DEFAULTS,
+      mode,
+      bandwidthBytesPerSecond,
+      prefetchConnections,
+      tls,
+      transport: "tcp",
+    } as const;
+    this.#source = new SourceMigration(
+      { machine: this.#held, ticket, migrate, onEvent, keep: this.#keeper.keep },
+      left,
+    );
+    try {
+      return await this.waitOn();
+    } finally {
+      if (!this.keepsPages) this.#keeper.forget();
+    }
+  }
+
   /** The caller hears of a lost link; the pages are kept all the same, and the destination may come back. */
   async #migrateFor(ticket: Ticket, migrate: MigrateOptions, context: HandlerContext): Promise<Summary> {
     try {
@@ -238,7 +273,7 @@ export class Resident {
     const machine = this.#held;
     if (this.#source) throw new UsageError(`Cannot move "${this.#name}" as it is being moved already`);
     machine.resetStall();
-    this.#source = new SourceMigration({ machine, ticket, migrate, onEvent });
+    this.#source = new SourceMigration({ machine, ticket, migrate, onEvent, keep: this.#keeper.keep });
     return this.#source;
   }
 

@@ -6,20 +6,27 @@ import { EXIT, type ExitCode, GygesError } from "../errors.ts";
 import type { GygesEvent, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
 import { DestinationMigration } from "../migration/destination.ts";
-import type { Loaded, TakenOver } from "../migration/loaded.ts";
+import type { Left, Loaded, TakenOver } from "../migration/loaded.ts";
 import type { MigrateOptions, PrepareOptions } from "../options.ts";
 import type { Pager } from "../pager/pager.ts";
 import type { WireMachine } from "../wire/messages.ts";
 import { parseTicket } from "../wire/ticket.ts";
-import { type Credentials, forgetRecord, writeRecord } from "./attach_record.ts";
+import { type Credentials, forgetRecord, writeRecord, writeSourceRecord } from "./attach_record.ts";
 import { Reception } from "./reception.ts";
-import { Resident } from "./resident.ts";
+import { type Keeper, Resident } from "./resident.ts";
 
 export interface RunOptions {
   /** Called for each thing worth telling, in order. */
   onEvent: (event: GygesEvent) => void;
   /** Aborting asks for an orderly end: the first Ctrl-C. */
   signal?: AbortSignal;
+}
+
+function keeperIn(directory: RuntimeDir, { keepSource } = { keepSource: false }): Keeper {
+  return {
+    keep: (left) => writeSourceRecord(directory, left, { keepSource }),
+    forget: () => forgetRecord(directory),
+  };
 }
 
 /** Holds `machine` until it is stopped or has moved away; `start` lets its guest run. */
@@ -29,7 +36,7 @@ export async function holdGuest(
   run: RunOptions,
 ): Promise<ExitCode> {
   const { name } = directory;
-  const resident = new Resident(name, run.onEvent);
+  const resident = new Resident(name, run.onEvent, keeperIn(directory));
   resident.hold(machine);
   await start();
   await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
@@ -52,7 +59,7 @@ export async function receiveGuest(
   };
   const { tls, pager } = options;
   const migration = new DestinationMigration({ tls, onEvent: run.onEvent, pager, build, keep });
-  const resident = new Resident(name, run.onEvent);
+  const resident = new Resident(name, run.onEvent, keeperIn(directory));
   using reception = await Reception.open({ ...options, name, migration, onEvent: run.onEvent });
   resident.receiveBy(migration, (error) => reception.refuse(error));
   await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
@@ -71,7 +78,7 @@ export async function attachGuest(
 ): Promise<ExitCode> {
   const { name } = directory;
   const migration = attached(credentials, taken.inDoubt ? "loading" : "paused", run);
-  const resident = new Resident(name, run.onEvent);
+  const resident = new Resident(name, run.onEvent, keeperIn(directory));
   using reception = await Reception.reopen(credentials, { name, migration, onEvent: run.onEvent });
   resident.receiveBy(migration, () => {});
   await using server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
@@ -147,11 +154,16 @@ async function untilEnded(
 /** Moves the guest of `machine`, answering other commands meanwhile; lets go of the machine in the end. */
 export async function moveGuest(
   directory: RuntimeDir,
-  { machine, ticket, migrate }: { machine: Machine; ticket: string; migrate: MigrateOptions },
+  { machine, ticket, migrate, keepSource }: {
+    machine: Machine;
+    ticket: string;
+    migrate: MigrateOptions;
+    keepSource: boolean;
+  },
   run: RunOptions,
 ): Promise<Summary> {
   // What there is to tell is told by the move itself.
-  const resident = new Resident(directory.name, () => {});
+  const resident = new Resident(directory.name, () => {}, keeperIn(directory, { keepSource }));
   await using held = machine;
   resident.hold(held);
   await using _server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
@@ -164,4 +176,17 @@ export async function moveGuest(
     run.onEvent(toErrorEvent(error));
     return await resident.waitOn();
   }
+}
+
+/** Serves the pages of a guest whose process died at the source, until the destination has them all. */
+export async function serveLeft(
+  directory: RuntimeDir,
+  { machine, left, keepSource }: { machine: Machine; left: Left; keepSource: boolean },
+  run: RunOptions,
+): Promise<Summary> {
+  const resident = new Resident(directory.name, () => {}, keeperIn(directory, { keepSource }));
+  await using held = machine;
+  resident.hold(held);
+  await using _server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
+  return await resident.serve(left, run.onEvent);
 }

@@ -177,3 +177,6 @@ export const messageSchema = v.variant("type", [
 export type Message = v.InferOutput<typeof messageSchema>;
 export type MessageType = Message["type"];
 export type MessageOf<T extends MessageType> = Extract<Message, { type: T }>;
+/** One that a page set follows, and the regions that are not told yet before it. */
+export type WithSet = DistributiveOmit<MessageOf<"round" | "discard" | "handover">, "regions_bytes">;
+type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never;

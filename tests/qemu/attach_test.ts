@@ -1,7 +1,8 @@
-/** After the commit point the destination's gyges dies, and another goes on with its guest; with a control. */
+/** After the commit point a gyges dies, at either end, and another goes on with its part; with a control. */
 import assert from "node:assert/strict";
-import { pause } from "../helpers/host.ts";
+import { pause, until } from "../helpers/host.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
+import { Wiretap } from "../helpers/wiretap.ts";
 import { type Held, QemuPair, type Waiting } from "./pair.ts";
 import { stampedRun } from "./stamps.ts";
 
@@ -94,6 +95,87 @@ Deno.test("gyges attach goes on with a guest whose source had given the link up,
   await pair.proved();
 });
 
+/** A move whose source is killed just after the commit point: `name` is to be attached. */
+async function widowed(pair: QemuPair, how: "run" | "monitor"): Promise<{ name: string; home: Held; to: Waiting }> {
+  const home = await pair.start();
+  const to = await pair.prepare();
+  const from = how === "run" ? ["--vm", home.name] : ["--qmp", `${pair.host.runtimeDir}/${home.name}/qmp.sock`];
+  if (how === "monitor") await killed(home.process);
+  const name = how === "run" ? home.name : `qemu-${pair.qemuOf(home.name)}`;
+  const migrate = pair.host.start(["migrate", to.ticket, ...from, ...FULL, ...SLOW]);
+  await justCommitted(to);
+  await killed(how === "run" ? home.process : migrate);
+  await migrate.ended();
+  await to.process.reached("paused");
+  return { name, home, to };
+}
+
+async function killed(process: GygesProcess): Promise<void> {
+  process.signal("SIGKILL");
+  await process.ended();
+}
+
+for (const [what, how] of [["gyges run", "run"], ["gyges migrate --qmp", "monitor"]] as const) {
+  Deno.test(`gyges attach goes on serving a guest's pages where the source's ${what} was killed`, async () => {
+    await using pair = await QemuPair.open(SHAPE);
+    const { name, home, to } = await widowed(pair, how);
+    const advice = new RegExp(`gyges attach ${name}`);
+    assert.match(await wordsOf(pair, ["vm", "list"], 0), advice);
+    // The first is killed too.
+    const first = pair.host.start(["attach", name]);
+    await first.reached("serving");
+    await killed(first);
+    const attach = pair.host.start(["attach", name]);
+    await attach.endedWith(0);
+    pair.console.moveTo(to.log);
+    const summary = await to.process.waitFor("summary");
+    assert.deepEqual(await attach.waitFor("summary"), summary);
+    assert.ok(summary.postcopy_pages > 1000 && summary.duplicate_pages === 0, JSON.stringify(summary));
+    await pair.proved();
+    await until(() => !pair.hasQemu(home.name), () => "the source's QEMU has ended");
+    await pair.move(to, await pair.prepare(), FULL);
+    await pair.proved();
+  });
+}
+
+Deno.test("gyges attach at the source gives the word to run that its process could give no more", async () => {
+  await using pair = await QemuPair.open(SHAPE);
+  const home = await pair.start();
+  const to = await pair.prepare({ args: ["--tls", "off"] });
+  let dead = false;
+  await using tap = new Wiretap(to.ticket, {
+    onFrame: async ({ type }) => {
+      if (type !== "run" || dead) return null;
+      dead = true;
+      await killed(home.process);
+      return { bytes: new Uint8Array(0), cut: true };
+    },
+  });
+  await pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...FULL]).ended();
+  assert.ok(dead);
+  assert.equal((await pair.host.sample(to.name)).state, "loading");
+  await pair.host.start(["attach", home.name]).endedWith(0);
+  pair.console.moveTo(to.log);
+  await pair.proved();
+});
+
+Deno.test("gyges attach at the source says so where the guest runs there, or QEMU has ended with the pages", async () => {
+  // No disk: its lock would keep the guest from running in two places.
+  await using pair = await QemuPair.open({ ...SHAPE, withDisk: false });
+  const { name, home } = await widowed(pair, "run");
+  await pair.order(home.name, "cont");
+  assert.match(await wordsOf(pair, ["attach", name], USAGE), /its guest runs here/);
+  Deno.kill(pair.qemuOf(home.name), "SIGKILL");
+  assert.match(await wordsOf(pair, ["attach", name], LOST), /can never be whole.*which had the rest of its pages/);
+  assert.match(await wordsOf(pair, ["attach", name], USAGE), /no process of that name has died here/);
+});
+
+async function wordsOf(pair: QemuPair, args: readonly string[], code: number): Promise<string> {
+  const { events } = await pair.host.start(args).endedWith(code);
+  return events.map((event) => event.type === "error" ? event.message : event.type === "note" ? event.detail : "")
+    .join();
+}
+
 Deno.test("control: a page that is taken for present and is not is found by the guest", async () => {
   // No disk: its buffers look like stamped pages, and are none that the guest keeps.
   await using pair = await QemuPair.open({ rate: 8000 });
@@ -109,11 +191,7 @@ Deno.test("control: a page that is taken for present and is not is found by the 
 
 Deno.test("gyges attach is refused where nobody died, or nothing is left; the orphan is pointed out until then", async () => {
   await using pair = await QemuPair.open(SHAPE);
-  const words = async (args: readonly string[], code: number) => {
-    const { events } = await pair.host.start(args).endedWith(code);
-    return events.map((event) => event.type === "error" ? event.message : event.type === "note" ? event.detail : "")
-      .join();
-  };
+  const words = (args: readonly string[], code: number) => wordsOf(pair, args, code);
   const home = await pair.start();
   assert.match(await words(["attach", home.name], USAGE), /process \d+ has it, which lives/);
   assert.match(await words(["attach", "nobody"], USAGE), /no process of that name has died here/);
