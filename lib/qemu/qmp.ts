@@ -160,6 +160,8 @@ export class QmpClient implements Disposable {
     if (this.#lost) throw this.#lost;
     const id = this.#nextId++;
     const answer = Promise.withResolvers<unknown>();
+    // The connection may be lost while the command is still being sent, and nobody waits for the answer yet.
+    answer.promise.catch(() => {});
     this.#pending.set(id, { command, ...answer });
     try {
       const line = `${JSON.stringify({ ...message, id })}\n`;

@@ -7,7 +7,7 @@ const GREETING =
   '{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": []}}';
 
 /** What the fake says to a command: lines, or null to end. */
-type Answer = (command: string, id: number) => string[] | null;
+type Answer = (command: string, id: number) => string[] | null | Promise<string[]>;
 
 class FakeQemu implements AsyncDisposable {
   readonly path = `${Deno.makeTempDirSync({ prefix: "gyges-qmp-" })}/qmp.sock`;
@@ -29,13 +29,20 @@ class FakeQemu implements AsyncDisposable {
       for await (const line of readLines(byteReader(connection.readable.getReader()))) {
         const { execute = null, "exec-oob": now = null, id } = JSON.parse(line);
         this.commands.push(execute ?? `${now} now`);
-        const said = execute === "qmp_capabilities" ? [`{"return": {}, "id": ${id}}`] : answer(execute ?? now, id);
+        const said = execute === "qmp_capabilities"
+          ? [`{"return": {}, "id": ${id}}`]
+          : await answer(execute ?? now, id);
         if (said === null) return connection.close();
         for (const one of said) await this.say(one);
       }
     } catch (error) {
       if (!(error instanceof Error)) throw error;
     }
+  }
+
+  /** As a process that is killed. */
+  die(): void {
+    this.#connection?.close();
   }
 
   async say(line: string): Promise<void> {
@@ -124,6 +131,20 @@ Deno.test("the end of QEMU is told to whoever waits, and by `closed`", async () 
   using client = await QmpClient.connect(qemu.path);
   await assert.rejects(client.call("quit"), QmpLostError);
   assert.match((await client.closed).message, /is gone/);
+});
+
+Deno.test("commands that are still being sent when QEMU dies are refused, and nothing else happens", async () => {
+  const never = Promise.withResolvers<string[]>();
+  await using qemu = new FakeQemu(GREETING, () => never.promise);
+  using client = await QmpClient.connect(qemu.path);
+  // It reads nothing more while it is busy with this, so the next fills the socket.
+  const first = client.call("slow");
+  const second = client.call("long", { text: "x".repeat(4 << 20) });
+  const refused = Promise.all([first, second].map((call) => assert.rejects(call, QmpLostError)));
+  while (qemu.commands.at(-1) !== "slow") await new Promise((resolve) => setTimeout(resolve, 5));
+  qemu.die();
+  await refused;
+  never.resolve([]);
 });
 
 Deno.test("nobody there is named with what to give", async () => {
