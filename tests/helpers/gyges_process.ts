@@ -6,6 +6,10 @@ import { patience } from "./patience.ts";
 
 /** A wait that takes longer has failed, on however busy a machine. */
 const PATIENCE_MS = patience(30_000);
+/** As a shell has it. */
+const SEGFAULT = 128 + 11;
+/** Deno's words for an error that nobody caught, and Rust's. */
+const UNCAUGHT = /^error: Uncaught|panicked at/m;
 /** Events shown when a wait fails. */
 const SHOWN_EVENTS = 12;
 
@@ -54,6 +58,8 @@ export class GygesProcess implements AsyncDisposable {
   readonly #done: Promise<Ended>;
   #wake = Promise.withResolvers<void>();
   #stderr = "";
+  /** It has ended as no gyges ever should, whoever waited for its end. */
+  #crash: Error | null = null;
   #running = true;
 
   /** @param patienceMs how long it is waited for @default 30_000 */
@@ -143,12 +149,16 @@ export class GygesProcess implements AsyncDisposable {
     }
     await this.#child.status;
     await this.#done.catch(() => {});
+    if (this.#crash) throw this.#crash;
   }
 
   async #watch(): Promise<Ended> {
     try {
       await Promise.all([this.#readEvents(), this.#readWords()]);
       const { code } = await this.#child.status;
+      if (code === SEGFAULT || UNCAUGHT.test(this.#stderr)) {
+        throw this.#crash = this.#failure("ended by a fault of its own");
+      }
       return { code, events: this.events, stderr: this.#stderr };
     } finally {
       this.#running = false;
