@@ -69,6 +69,15 @@ export function pagesGone(name: string): MigrationError {
   );
 }
 
+/** Whoever took the place of a source that died was told to stop before the destination had come back. */
+export function stillAway(name: string): MigrationError {
+  return new MigrationError(
+    "Interrupted before the destination had come back. The guest waits there for pages that QEMU has here: gyges attach " +
+      `${name} goes on`,
+    { phase: "paused", guestLocation: "destination-incomplete", exitCode: EXIT.linkLost },
+  );
+}
+
 /** What an operator can do where the guest outlives the process that received it. */
 export function howToAttach({ host, port, name }: Ticket, pager: PagerKind): string {
   const died = `If the gyges that listened at ${host}:${port} has died`;

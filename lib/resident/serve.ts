@@ -7,6 +7,7 @@ import type { GygesEvent, Summary } from "../events.ts";
 import type { Machine } from "../machine/machine.ts";
 import { DestinationMigration } from "../migration/destination.ts";
 import type { Left, Loaded, TakenOver } from "../migration/loaded.ts";
+import { stillAway } from "../migration/loss.ts";
 import type { MigrateOptions, PrepareOptions } from "../options.ts";
 import type { Pager } from "../pager/pager.ts";
 import type { WireMachine } from "../wire/messages.ts";
@@ -178,7 +179,10 @@ export async function moveGuest(
   }
 }
 
-/** Serves the pages of a guest whose process died at the source, until the destination has them all. */
+/**
+ * Serves the pages of a guest whose process died at the source, until the destination has them all. Throws where it is
+ * interrupted: another can go on.
+ */
 export async function serveLeft(
   directory: RuntimeDir,
   { machine, left, keepSource }: { machine: Machine; left: Left; keepSource: boolean },
@@ -188,5 +192,9 @@ export async function serveLeft(
   await using held = machine;
   resident.hold(held);
   await using _server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
-  return await resident.serve(left, run.onEvent);
+  const interrupted = Promise.withResolvers<never>();
+  const interrupt = () => interrupted.reject(stillAway(directory.name));
+  run.signal?.addEventListener("abort", interrupt, { once: true });
+  if (run.signal?.aborted) interrupt();
+  return await Promise.race([resident.serve(left, run.onEvent), interrupted.promise]);
 }

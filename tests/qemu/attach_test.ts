@@ -159,6 +159,27 @@ Deno.test("gyges attach at the source gives the word to run that its process cou
   await pair.proved();
 });
 
+Deno.test("gyges attach at the source is interrupted while the destination stays away, and tried again", async () => {
+  await using pair = await QemuPair.open(SHAPE);
+  const { name, home, to } = await widowed(pair, "run");
+  await killed(to.process);
+  const attach = pair.host.start(["attach", name]);
+  const isThere = () => pair.host.sample(name).then(({ state }) => state === "paused", () => false);
+  await until(isThere, () => `nobody answers for "${name}"`);
+  attach.signal("SIGINT");
+  await attach.endedWith(11);
+  const error = await attach.waitFor("error");
+  assert.match(error.message, new RegExp(`The guest waits there.*gyges attach ${name} goes on`));
+  assert.equal(error.guest_location, "destination-incomplete");
+  // Both ends are attached.
+  const [there, here] = [to.name, name].map((one) => pair.host.start(["attach", one]));
+  await here?.endedWith(0);
+  pair.console.moveTo(to.log);
+  await pair.proved();
+  await until(() => !pair.hasQemu(home.name), () => "the source's QEMU has ended");
+  assert.ok(there?.running);
+});
+
 Deno.test("gyges attach at the source says so where the guest runs there, or QEMU has ended with the pages", async () => {
   // No disk: its lock would keep the guest from running in two places.
   await using pair = await QemuPair.open({ ...SHAPE, withDisk: false });
