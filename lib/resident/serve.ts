@@ -152,31 +152,30 @@ async function untilEnded(
   return code;
 }
 
+/** A guest of QEMU that leaves by this process, which ends with the move. */
+interface Leaving {
+  machine: Machine;
+  /** QEMU is left stopped, not ended, once its guest has moved. */
+  keepSource: boolean;
+}
+
 /** Moves the guest of `machine`, answering other commands meanwhile; lets go of the machine in the end. */
 export async function moveGuest(
   directory: RuntimeDir,
-  { machine, ticket, migrate, keepSource }: {
-    machine: Machine;
-    ticket: string;
-    migrate: MigrateOptions;
-    keepSource: boolean;
-  },
+  { ticket, migrate, ...leaving }: Leaving & { ticket: string; migrate: MigrateOptions },
   run: RunOptions,
 ): Promise<Summary> {
-  // What there is to tell is told by the move itself.
-  const resident = new Resident(directory.name, () => {}, keeperIn(directory, { keepSource }));
-  await using held = machine;
-  resident.hold(held);
-  await using _server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
   const signal = run.signal ?? new AbortController().signal;
-  try {
-    return await resident.migrate(parseTicket(ticket), migrate, { emit: run.onEvent, signal });
-  } catch (error) {
-    if (!resident.keepsPages) throw error;
-    // Nobody but this process can serve the pages that the guest waits for.
-    run.onEvent(toErrorEvent(error));
-    return await resident.waitOn();
-  }
+  return await answering(directory, leaving, async (resident) => {
+    try {
+      return await resident.migrate(parseTicket(ticket), migrate, { emit: run.onEvent, signal });
+    } catch (error) {
+      if (!resident.keepsPages) throw error;
+      // Nobody but this process can serve the pages that the guest waits for.
+      run.onEvent(toErrorEvent(error));
+      return await resident.waitOn();
+    }
+  });
 }
 
 /**
@@ -185,16 +184,29 @@ export async function moveGuest(
  */
 export async function serveLeft(
   directory: RuntimeDir,
-  { machine, left, keepSource }: { machine: Machine; left: Left; keepSource: boolean },
+  { left, ...leaving }: Leaving & { left: Left },
   run: RunOptions,
 ): Promise<Summary> {
+  const interrupted = Promise.withResolvers<never>();
+  // It may come before anybody waits for it.
+  interrupted.promise.catch(() => {});
+  const interrupt = () => interrupted.reject(stillAway(directory.name));
+  run.signal?.addEventListener("abort", interrupt, { once: true });
+  if (run.signal?.aborted) interrupt();
+  const serve = (resident: Resident) => Promise.race([resident.serve(left, run.onEvent), interrupted.promise]);
+  return await answering(directory, leaving, serve);
+}
+
+/** Does `work` with a resident that answers other commands; lets go of the machine in the end. */
+async function answering<T>(
+  directory: RuntimeDir,
+  { machine, keepSource }: Leaving,
+  work: (resident: Resident) => Promise<T>,
+): Promise<T> {
+  // What there is to tell is told by the work itself.
   const resident = new Resident(directory.name, () => {}, keeperIn(directory, { keepSource }));
   await using held = machine;
   resident.hold(held);
   await using _server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
-  const interrupted = Promise.withResolvers<never>();
-  const interrupt = () => interrupted.reject(stillAway(directory.name));
-  run.signal?.addEventListener("abort", interrupt, { once: true });
-  if (run.signal?.aborted) interrupt();
-  return await Promise.race([resident.serve(left, run.onEvent), interrupted.promise]);
+  return await work(resident);
 }
