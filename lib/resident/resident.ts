@@ -231,9 +231,13 @@ export class Resident {
   async waitOn(): Promise<Summary> {
     const source = this.#source;
     if (!source) throw new Error("There is no migration");
-    const summary = await source.goOn();
-    await this.#moved(source);
-    return summary;
+    try {
+      const summary = await source.goOn();
+      await this.#moved(source);
+      return summary;
+    } finally {
+      if (!this.keepsPages) this.#keeper.forget();
+    }
   }
 
   /** Goes on serving the pages of a guest whose process died here, until the destination has them all. */
@@ -252,11 +256,7 @@ export class Resident {
       { machine: this.#held, ticket, migrate, onEvent, keep: this.#keeper.keep },
       left,
     );
-    try {
-      return await this.waitOn();
-    } finally {
-      if (!this.keepsPages) this.#keeper.forget();
-    }
+    return await this.waitOn();
   }
 
   /** The caller hears of a lost link; the pages are kept all the same, and the destination may come back. */

@@ -30,8 +30,7 @@ async function orphan(
   const to = await pair.prepare();
   const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, ...SLOW, ...args]);
   await when(to);
-  to.process.signal("SIGKILL");
-  await to.process.ended();
+  await killed(to.process);
   return { home, to, migrate };
 }
 
