@@ -195,6 +195,14 @@ export class LabHost {
     await inTime(this.#qmp.execute("set_link", { name: "n0", up }), QEMU_TIMEOUT_MS, "set_link");
   }
 
+  /** What its QEMU knows of the two queues of its network card, as text: where a packet may have stopped. */
+  async networkQueues(): Promise<string> {
+    const card = "/machine/peripheral/net0/virtio-backend";
+    const query = (queue: number) => this.#qmp.execute("x-query-virtio-queue-status", { path: card, queue });
+    const queues = (async () => ({ received: await query(0), sent: await query(1) }))();
+    return JSON.stringify(await inTime(queues, QEMU_TIMEOUT_MS, "x-query-virtio-queue-status"), null, 2);
+  }
+
   /** The host's sudden death. */
   async kill(): Promise<void> {
     this.#killed = true;
@@ -267,7 +275,8 @@ function qemuArguments(options: HostOptions, agent: string, qmp: string): string
     return ["-fsdev", `local,id=${id},path=${path},security_model=none,readonly=on,multidevs=remap`] //
       .concat("-device", `virtio-9p-pci,fsdev=${id},mount_tag=${id}`);
   };
-  const device = `virtio-net-pci,netdev=n0,mac=52:54:00:77:00:0${number},romfile=`;
+  // Of jumbo packets the usual 256 buffers hold some forty.
+  const device = `virtio-net-pci,id=net0,netdev=n0,mac=52:54:00:77:00:0${number},rx_queue_size=1024,romfile=`;
   return [
     ...["-name", `lab-host${number}`, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
     ...["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", `${vcpus}`, "-m", memory],

@@ -1,5 +1,6 @@
 /** The lab itself: two hosts of either kernel, their network, soft-RoCE and KVM, and that trouble in them is seen. */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { exists, tool } from "./cache.ts";
 import { isImpossible, troubleIn } from "./kernel_log.ts";
 import { KERNELS, Lab, type LabHost, labTest, runInLab } from "./lab.ts";
@@ -123,6 +124,21 @@ Deno.test("what fails in an emulation that broke runs again, once; what fails ot
     assert.equal(labs.length, expected, flags);
     for (const { keptLogs } of labs) if (keptLogs) await Deno.remove(keptLogs, { recursive: true });
   }
+});
+
+Deno.test("what fails on a link that carries nothing runs again, in another lab", async () => {
+  const labs: Lab[] = [];
+  await runInLab({ kernel: "6.1" }, async (lab) => {
+    if (labs.push(lab) > 1) return;
+    assert.ok(!await lab.linkBroke(), "it carries packets");
+    await lab.host(2).ask(`ip neigh replace ${lab.host(1).address} lladdr 52:54:00:77:00:99 nud permanent dev eth0`);
+    throw new Error("made up by a test");
+  });
+  assert.equal(labs.length, 2);
+  const [first] = labs;
+  assert.ok(first?.keptLogs);
+  assert.match(await Deno.readTextFile(join(first.keptLogs, "host2.state")), /"used-idx": \d/);
+  await Deno.remove(first.keptLogs, { recursive: true });
 });
 
 Deno.test("isImpossible() knows flags that no processor has", () => {

@@ -147,6 +147,17 @@ export class Lab implements AsyncDisposable {
     return this.hosts.every(({ alive }) => alive);
   }
 
+  /**
+   * The link is plugged in and carries nothing, between hosts that take commands: seen once, of QEMU 7.2. What failed on it
+   * failed by what carries the packets in place of a wire.
+   */
+  async linkBroke(): Promise<boolean> {
+    if (this.hosts.length < 2 || !this.whole) return false;
+    for (const host of this.hosts) if (await host.ask("true").then(() => false, () => true)) return false;
+    await this.heal();
+    return await this.meet().then(() => false, () => true);
+  }
+
   /** Ends what a test has left running and makes all as it was after boot. What is wrong with the hosts, or nothing. */
   async renew(): Promise<string[]> {
     const trouble = await this.#unload();
@@ -167,8 +178,8 @@ export class Lab implements AsyncDisposable {
   }
 
   /**
-   * Says that the test has failed, so that the consoles are kept, and with them what gyges has said in the hosts and
-   * what they know of RDMA.
+   * Says that the test has failed, so that the consoles are kept, and with them what gyges has said in the hosts, what
+   * they know of RDMA and what became of their packets.
    */
   async fail(): Promise<void> {
     this.#failed = true;
@@ -177,7 +188,8 @@ export class Lab implements AsyncDisposable {
     }
     for (const host of this.hosts.filter(({ alive }) => alive)) {
       const { stdout } = await host.run(LOOK, { timeoutMs: LOOK_MS }).catch((error) => ({ stdout: String(error) }));
-      await Deno.writeTextFile(join(this.folder, `${host.name}.state`), stdout);
+      const queues = this.hosts.length > 1 ? await host.networkQueues().catch(String) : "";
+      await Deno.writeTextFile(join(this.folder, `${host.name}.state`), stdout + queues);
     }
   }
 
@@ -296,7 +308,8 @@ async function attempt(options: LabOptions, body: (lab: Lab) => Promise<void>): 
     await lab.fail();
     failures.push(error);
   }
-  const emulationBroke = lab.hosts.some((host) => host.emulationBroke);
+  const emulationBroke = lab.hosts.some((host) => host.emulationBroke) ||
+    (failures.length > 0 && await lab.linkBroke());
   const reusable = lab.whole && failures.length === 0;
   // Not by `await using`: of two errors Deno would show neither.
   if (reusable) await keep(lab, options).catch((error) => failures.push(error));

@@ -16,7 +16,7 @@ import { longestRun } from "../qemu/stamps.ts";
 import { tool } from "./cache.ts";
 import { GygesHost, type LabStartOptions } from "./gyges_host.ts";
 import type { LabHost } from "./host.ts";
-import { type KernelVersion, type Lab, labTest } from "./lab.ts";
+import { KERNELS, type KernelVersion, type Lab, labTest } from "./lab.ts";
 
 const OPTIONS = { rdma: true, gyges: true, memory: "1500M" } as const;
 /** QEMU's own network has a neighbour that answers pings. */
@@ -137,42 +137,49 @@ async function proveArrived(console: GuestConsole, from: Mirror, to: Mirror): Pr
   console.failIfCorrupt();
 }
 
-/** Moves the guest to `prepare`, which is called `name`: proved there, and ended. Its account, and its source's half. */
-async function moveTo(
-  { here, there, run, home, away, console }: Stage,
-  { kernel, name, prepare, args }: {
-    kernel: KernelVersion;
-    name: string;
-    prepare: GygesProcess;
-    args: readonly string[];
-  },
-): Promise<{ summary: Summary; migrate: GygesProcess }> {
-  const { ticket } = await prepare.waitFor("ticket");
-  const migrate = here.start(["migrate", ticket, "--vm", "home", ...args]);
-  await migrate.endedWith(0, PATIENCE_MS);
-  await run.endedWith(0);
+/** Moves the guest `vm`, which `holder` has at `host`, to the process `prepare`; proved there. Its account. */
+async function moveAndProve(
+  { kernel, console }: { kernel: KernelVersion; console: GuestConsole },
+  { host, holder, vm, mirror }: { host: GygesHost; holder: GygesProcess; vm: string; mirror: Mirror },
+  to: { prepare: GygesProcess; mirror: Mirror },
+  args: readonly string[],
+): Promise<Summary> {
+  const { ticket } = await to.prepare.waitFor("ticket");
+  const migrate = host.start(["migrate", ticket, "--vm", vm, ...args]);
+  await Promise.all([migrate.endedWith(0, PATIENCE_MS), holder.endedWith(0)]);
   const summary = await migrate.waitFor("summary");
-  await proveArrived(console, home, away);
+  await proveArrived(console, mirror, to.mirror);
   say(kernel, summary);
-  await there.start(["vm", "stop", name]).endedWith(0, PATIENCE_MS);
-  await prepare.endedWith(0);
-  return { summary, migrate };
+  return summary;
 }
 
-/** One move a kernel, since each takes a minute: what is left to the other is moved by hand. */
-const MOVES: readonly [kernel: KernelVersion, args: string[]][] = [
-  ["6.1", ["--mode", "full"]],
-  ["6.12", ["--mode", "hybrid", "--precopy-timeout", "5s"]],
-];
+/** Ends the guest `name`, which `holder` has at `host`. */
+async function endGuest(host: GygesHost, name: string, holder: GygesProcess): Promise<void> {
+  await host.start(["vm", "stop", name]).endedWith(0, PATIENCE_MS);
+  await holder.endedWith(0);
+}
 
-for (const [kernel, args] of MOVES) {
-  labTest(`a Linux guest of stock QEMU moves by the kernel pager: ${args[1]}`, { kernel, ...OPTIONS }, async (lab) => {
-    await withGuest(lab, {}, async (stage) => {
-      const address = `${lab.host(2).address}:0`;
-      const prepare = stage.there.start(["prepare", "away", "--listen", address, "--", ...stage.command]);
-      const { summary } = await moveTo(stage, { kernel, name: "away", prepare, args });
-      assert.deepEqual([summary.pager, summary.transport, summary.duplicate_pages], ["kernel", "rdma", 0]);
-      assert.ok(summary.postcopy_pages > 0);
+for (const kernel of KERNELS) {
+  labTest("a Linux guest of stock QEMU moves by the kernel pager in full mode, and back in hybrid mode", {
+    kernel,
+    ...OPTIONS,
+  }, async (lab) => {
+    await withGuest(lab, {}, async ({ command, here, there, run, home, away, console }) => {
+      const what = { kernel, console };
+      const prepare = there.start(["prepare", "away", "--listen", `${lab.host(2).address}:0`, "--", ...command]);
+      const source = { host: here, holder: run, vm: "home", mirror: home };
+      const full = await moveAndProve(what, source, { prepare, mirror: away }, ["--mode", "full"]);
+
+      const back = here.start(["prepare", "back", "--listen", `${lab.host(1).address}:0`, "--", ...command]);
+      const args = ["--mode", "hybrid", "--precopy-timeout", "5s"];
+      const turned = { host: there, holder: prepare, vm: "away", mirror: away };
+      const hybrid = await moveAndProve(what, turned, { prepare: back, mirror: home }, args);
+      for (const { pager, transport, duplicate_pages, postcopy_pages } of [full, hybrid]) {
+        assert.deepEqual([pager, transport, duplicate_pages], ["kernel", "rdma", 0]);
+        assert.ok(postcopy_pages > 0);
+      }
+      assert.deepEqual([full.precopy_rounds, hybrid.precopy_rounds > 0], [0, true]);
+      await endGuest(here, "back", back);
     });
   });
 }
@@ -195,8 +202,7 @@ labTest("a Linux guest moves by the user pager over RDMA where nobody may trace,
   const [one, two] = [lab.host(1), lab.host(2)];
   for (const host of lab.hosts) await host.ask(NO_TRACING);
   await one.ask(`rm -f ${PIPE}.*; mkfifo ${PIPE}.in ${PIPE}.out`);
-  await withGuest(lab, BALLOONED, async (stage) => {
-    const { command, here, there, console } = stage;
+  await withGuest(lab, BALLOONED, async ({ command, here, there, run, home, away, console }) => {
     const [first, second] = ["first", "second"].map((name) =>
       there.start(["prepare", name, "--pager", "user", "--listen", `${two.address}:0`, "--", ...command])
     );
@@ -217,8 +223,10 @@ labTest("a Linux guest moves by the user pager over RDMA where nobody may trace,
     await console.untilAllChecked(PATIENCE_MS);
     console.failIfCorrupt();
 
-    const args = [...HYBRID, "5s"];
-    const { summary } = await moveTo(stage, { kernel: "6.12", name: "second", prepare: second, args });
+    const source = { host: here, holder: run, vm: "home", mirror: home };
+    const to = { prepare: second, mirror: away };
+    const summary = await moveAndProve({ kernel: "6.12", console }, source, to, [...HYBRID, "5s"]);
+    await endGuest(there, "second", second);
     assert.deepEqual([summary.pager, summary.transport, summary.duplicate_pages], ["user", "rdma", 0]);
   });
 });
@@ -341,8 +349,7 @@ labTest("gyges dies at the destination, then at the source, and a guest moves al
     assert.deepEqual([summary.duplicate_pages, back.states.includes("paused")], [0, false]);
     await proveArrived(console, away, home);
     await endQemu(two);
-    await here.start(["vm", "stop", "back"]).endedWith(0, PATIENCE_MS);
-    await back.endedWith(0);
+    await endGuest(here, "back", back);
   });
 });
 

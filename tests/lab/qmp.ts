@@ -18,8 +18,8 @@ export class Qmp {
     return qmp;
   }
 
-  /** One command at a time. Throws for an error and for a QEMU that ended. */
-  async execute(name: string, args: Record<string, unknown> = {}): Promise<void> {
+  /** What `name` returns. One command at a time. Throws for an error and for a QEMU that ended. */
+  async execute(name: string, args: Record<string, unknown> = {}): Promise<unknown> {
     await writeAll(
       this.#connection,
       new TextEncoder().encode(`${JSON.stringify({ execute: name, arguments: args })}\n`),
@@ -30,7 +30,7 @@ export class Qmp {
       const answer: unknown = JSON.parse(value);
       if (typeof answer !== "object" || answer === null) throw new Error(`QEMU said ${value}`);
       // Greeting and events come in between.
-      if ("return" in answer) return;
+      if ("return" in answer) return answer.return;
       if ("error" in answer) throw new Error(`QEMU refused ${name}: ${value}`);
     }
   }
