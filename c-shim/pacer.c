@@ -74,21 +74,29 @@ static void sleep_until(struct pacer *pacer, uint64_t at_ns)
 /* Several senders may sleep for the same moment; the first to wake takes the link and the others sleep again. */
 static void wait_for_link(struct pacer *pacer, bool demand)
 {
+	const uint64_t *free_ns = demand ? &pacer->demand_until_ns : &pacer->busy_until_ns;
+
 	for (;;) {
 		while (!demand && pacer->demand_waiting && !pacer->stopped)
 			pthread_cond_wait(&pacer->demand_gone, &pacer->lock);
-		if (pacer->stopped || now_ns() >= pacer->busy_until_ns)
+		if (pacer->stopped || now_ns() >= *free_ns)
 			return;
-		sleep_until(pacer, pacer->busy_until_ns);
+		sleep_until(pacer, *free_ns);
 	}
+}
+
+static void book(uint64_t *until_ns, uint64_t now, uint64_t ns)
+{
+	*until_ns = (*until_ns + CREDIT_NS < now ? now - CREDIT_NS : *until_ns) + ns;
 }
 
 void pacer_enter(struct pacer *pacer, uint64_t bytes, bool demand)
 {
-	uint64_t now;
+	uint64_t now, ns;
 
 	if (!pacer->rate)
 		return;
+	ns = (uint64_t)((unsigned __int128)bytes * NS_PER_S / pacer->rate);
 	pthread_mutex_lock(&pacer->lock);
 	pacer->demand_waiting += demand;
 	wait_for_link(pacer, demand);
@@ -96,8 +104,8 @@ void pacer_enter(struct pacer *pacer, uint64_t bytes, bool demand)
 	if (demand && !pacer->demand_waiting)
 		pthread_cond_broadcast(&pacer->demand_gone);
 	now = now_ns();
-	if (pacer->busy_until_ns + CREDIT_NS < now)
-		pacer->busy_until_ns = now - CREDIT_NS;
-	pacer->busy_until_ns += (uint64_t)((unsigned __int128)bytes * NS_PER_S / pacer->rate);
+	book(&pacer->busy_until_ns, now, ns);
+	if (demand)
+		book(&pacer->demand_until_ns, now, ns);
 	pthread_mutex_unlock(&pacer->lock);
 }

@@ -2,9 +2,9 @@
 /*
  * pacer.h - makes all page connections together as slow as a link of a given rate.
  *
- * The link is a point in time until which it is busy. A sender waits for that point, then moves it by the time its
- * bytes take. Demand goes to the head of the line: while a demand reply waits no other may start. What it cannot
- * overtake is the piece being "sent", which is why senders offer pieces of at most PACER_PIECE_PAGES.
+ * The link is a point in time until which it is booked. A sender waits for that point, then moves it by the time its bytes
+ * take. Demand does not wait behind what others have booked, only behind other demand: it goes at once and the others
+ * wait for so much longer. So all together are held to the rate, over a time longer than a piece, and demand alone is.
  */
 #ifndef GY_PACER_H
 #define GY_PACER_H
@@ -21,7 +21,8 @@ struct pacer {
 	pthread_cond_t demand_gone;
 	pthread_cond_t stopping;	/* on CLOCK_MONOTONIC: ends a wait for the link early */
 	uint64_t rate;			/* bytes per second, 0: no limit */
-	uint64_t busy_until_ns;
+	uint64_t busy_until_ns;		/* by all */
+	uint64_t demand_until_ns;	/* by demand alone */
 	unsigned int demand_waiting;
 	bool stopped;
 };
