@@ -249,7 +249,10 @@ static void *serve(void *arg)
 	struct page_request request;
 	int ret;
 
-	server->spin_ns = server->demand ? spin_ns(SPIN_NS) : 0;
+	if (server->demand) {
+		server->spin_ns = spin_ns(SPIN_NS);
+		thread_be_urgent();
+	}
 	do {
 		ret = next_request(server, &request);
 		if (!ret)
@@ -316,8 +319,6 @@ int gy_source_add(struct gy_source *source, struct gy_channel *channel, uint32_t
 	ret = thread_start(&server->thread, server->demand ? "gy-serve-demand" : "gy-serve", serve, server);
 	if (ret)
 		goto err_out;
-	if (server->demand)
-		thread_make_urgent(server->thread);
 	source->n_servers++;
 	pthread_mutex_unlock(&source->lock);
 	return 0;

@@ -43,8 +43,6 @@ static int start_fault_thread(struct gy_sink *sink)
 	ret = thread_start(&sink->fault.thread, "gy-fault", sink_fault_thread, &sink->fault);
 	if (ret)
 		sink_conn_exit(&sink->fault);
-	else
-		thread_make_urgent(sink->fault.thread);
 	return ret;
 }
 

@@ -123,11 +123,13 @@ struct gy_sink {
 	bool round_ended;
 	uint32_t requests_in_flight;	/* over all prefetch connections */
 	struct sink_conn *conn[SINK_MAX_CONNS];
+	_Atomic(uint32_t) awake;	/* threads of prefetch that do not wait for anything */
 	_Atomic(uint32_t) n_conns;		/* also read without the lock */
 
 	struct waiters waiters;
 	_Atomic(uint64_t) last_fault_ns;
 	struct sink_conn fault;		/* the fault thread and its demand connection */
+	bool fault_full;		/* a fault found no room to be asked for; the fault thread's own */
 	pthread_mutex_t fault_lock;	/* handing a connection to the fault thread and taking it back */
 	pthread_cond_t fault_taken;
 	struct sink_link *fault_next;

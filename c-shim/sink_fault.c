@@ -10,6 +10,7 @@
 #include "clock.h"
 #include "sink.h"
 #include "spin.h"
+#include "thread.h"
 
 #define SPIN_NS 50000ull	/* for an answer, and for the next fault after it: see spin.h */
 #define BATCH 16u
@@ -58,6 +59,7 @@ static int ask_for(struct sink_conn *conn, struct waiter *waiter, uint64_t page)
 {
 	struct gy_sink *sink = conn->sink;
 
+	sink->fault_full |= conn->n_requests == SINK_MAX_REQUESTS;
 	if (!conn->link || conn->n_requests == SINK_MAX_REQUESTS || !bitmap_clear(sink->want, page))
 		return 0;
 	waiter->asked = true;
@@ -90,12 +92,13 @@ static int handle_fault(struct sink_conn *conn, const struct uffd_fault *fault)
 	return ret;
 }
 
-/* After a connection was lost or gained: whoever waits for a page that nobody has in flight. */
+/* For whoever waits for a page that nobody has in flight. */
 static int ask_again(struct sink_conn *conn)
 {
 	struct waiters *waiters = &conn->sink->waiters;
 	int ret = 0;
 
+	conn->sink->fault_full = false;
 	for (uint32_t i = 0; i < SINK_MAX_WAITERS && !ret; i++) {
 		struct waiter copy;
 
@@ -125,11 +128,15 @@ static void drop_link_locked(struct sink_conn *conn)
 	conn->link = NULL;
 }
 
-/* What other threads asked of this one: a new link, or to let go of the old. */
-static int take_orders(struct sink_conn *conn)
+/*
+ * What other threads asked of this one: a new link, or to let go of the old; or, with @woken, to ask for what another
+ * connection has handed back. Nobody says when replies have made room for a fault that found none. 1: the link is another.
+ */
+static int take_orders(struct sink_conn *conn, bool woken)
 {
 	struct gy_sink *sink = conn->sink;
 	bool changed = false;
+	int ret = 0;
 
 	pthread_mutex_lock(&sink->fault_lock);
 	if (sink->fault_drop || sink->fault_next) {
@@ -141,11 +148,12 @@ static int take_orders(struct sink_conn *conn)
 		pthread_cond_broadcast(&sink->fault_taken);
 	}
 	pthread_mutex_unlock(&sink->fault_lock);
-	return changed || atomic_load(&sink->waiters.n) ? ask_again(conn) : 0;
+	if (changed || ((woken || sink->fault_full) && atomic_load(&sink->waiters.n)))
+		ret = ask_again(conn);
+	return ret ? ret : changed;
 }
 
-/* One look at both descriptors: > 0 if something was done. */
-static int64_t work(struct sink_conn *conn, short *events)
+static int64_t take_faults(struct sink_conn *conn)
 {
 	struct gy_sink *sink = conn->sink;
 	struct uffd_fault fault[BATCH];
@@ -165,14 +173,37 @@ static int64_t work(struct sink_conn *conn, short *events)
 		if (ret)
 			done = ret;
 	}
-	if (done)
-		return done;
-	if (conn->link)
-		done = sink_conn_receive(conn, events);
-	return done < 0 ? done : done + n;
+	return done ? done : n;
 }
 
-static void wait_for_work(struct sink_conn *conn, short events)
+/* To the last reply: only then does the link's descriptor tell of the next. */
+static int64_t take_replies(struct sink_conn *conn, short *events)
+{
+	int64_t placed = 0, n = 0;
+
+	while (conn->link && (n = sink_conn_receive(conn, events)) > 0)
+		placed += n;
+	return n < 0 ? n : placed;
+}
+
+/* What there is to do, as far as is known. A vCPU waits, so nothing is looked at in vain: each look is a system call. */
+#define READY_FAULT 1u
+#define READY_REPLY 2u
+#define READY_ORDER 4u
+#define READY_ALL   7u
+
+/* > 0 if something was done. */
+static int64_t work(struct sink_conn *conn, unsigned int ready, short *events)
+{
+	int64_t faults = ready & READY_FAULT ? take_faults(conn) : 0;
+	int64_t placed = faults >= 0 && ready & READY_REPLY ? take_replies(conn, events) : 0;
+
+	if (faults < 0)
+		return faults;
+	return placed < 0 ? placed : faults + placed;
+}
+
+static unsigned int wait_for_work(struct sink_conn *conn, short events)
 {
 	struct gy_sink *sink = conn->sink;
 	struct pollfd p[3] = {
@@ -181,7 +212,11 @@ static void wait_for_work(struct sink_conn *conn, short events)
 		{ .fd = conn->link ? conn->link->fd : -1, .events = events },
 	};
 
-	poll(p, 3, 1000);
+	if (poll(p, 3, 1000) <= 0)
+		return READY_ALL;
+	if (p[0].revents)
+		sink_conn_clear_wake(conn);
+	return (p[0].revents ? READY_ORDER : 0) | (p[1].revents ? READY_FAULT : 0) | (p[2].revents ? READY_REPLY : 0);
 }
 
 static void lose_link(struct sink_conn *conn, int64_t why)
@@ -197,32 +232,38 @@ static void lose_link(struct sink_conn *conn, int64_t why)
 		events_raise(&conn->sink->events, why == -EPROTO ? GY_EVENT_FAILED : GY_EVENT_LINK_LOST);
 }
 
+/* A vCPU that waits leaves its CPU to whoever fetches its page, and so does a prefetch that waits for the link. */
+static bool may_spin(const struct sink_conn *conn, bool always)
+{
+	return always || (atomic_load(&conn->sink->waiters.asked) && !atomic_load(&conn->sink->awake));
+}
+
 void *sink_fault_thread(void *arg)
 {
 	struct sink_conn *conn = arg;
-	uint64_t spin_until = 0, spin = spin_ns(SPIN_NS);
+	bool always = spin_ns(SPIN_NS) > 0;
+	unsigned int ready = READY_ALL;
+	uint64_t spin_until = 0;
+	short events = POLLIN;
 
+	thread_be_urgent();
 	while (!atomic_load(&conn->stop)) {
-		short events = POLLIN;
-		int64_t ret = work(conn, &events);
+		int64_t ret = work(conn, ready, &events);
 
-		if (ret > 0) {
-			spin_until = now_ns() + spin;
+		if (ret > 0)
+			spin_until = now_ns() + SPIN_NS;
+		if (ret >= 0 && may_spin(conn, always) && now_ns() < spin_until) {
+			ready |= READY_FAULT | READY_REPLY;
+			if (!ret)
+				sched_yield();
 			continue;
 		}
-		if (!ret && now_ns() < spin_until) {
-			sched_yield();
-			continue;
-		}
-		/* Before the sleep: replies have made room to ask for pages that had to wait until now. */
-		if (!ret)
-			ret = take_orders(conn);
-		if (ret < 0) {
+		if (ret >= 0)
+			ret = take_orders(conn, ready & READY_ORDER);
+		if (ret < 0)
 			lose_link(conn, ret);
-			continue;
-		}
-		wait_for_work(conn, events);
-		sink_conn_clear_wake(conn);
+		/* A link tells of replies once it has been asked for them. */
+		ready = ret ? READY_ALL : wait_for_work(conn, events);
 	}
 	pthread_mutex_lock(&conn->sink->fault_lock);
 	drop_link_locked(conn);

@@ -11,7 +11,6 @@
  * waits for all that was asked for before.
  */
 #define QUIET_NS (2 * NS_PER_MS)
-#define BUSY_CHUNK 16u
 
 static bool is_busy(const struct gy_sink *sink)
 {
@@ -19,21 +18,21 @@ static bool is_busy(const struct gy_sink *sink)
 	       now_ns() - atomic_load_explicit(&sink->last_fault_ns, memory_order_relaxed) < QUIET_NS;
 }
 
-static uint64_t window_pages(const struct gy_sink *sink, bool busy)
+static uint64_t window_pages(const struct gy_sink *sink)
 {
 	uint64_t bytes = sink_phase(sink) == SINK_ROUND ? sink->config.precopy_window_bytes
 							: sink->config.postcopy_window_bytes;
-	uint64_t pages = bytes / GY_PAGE_BYTES / (sink->n_conns ? sink->n_conns : 1) / (busy ? 2 : 1);
+	uint64_t pages = bytes / GY_PAGE_BYTES / (sink->n_conns ? sink->n_conns : 1) / (is_busy(sink) ? 2 : 1);
 
 	return pages ? pages : 1;
 }
 
-static uint32_t chunk_pages(const struct sink_link *link, uint64_t window, bool busy)
+/* Two requests fill the window: each is a message each way, which over TCP costs as much as ten pages. */
+static uint32_t chunk_pages(const struct sink_link *link, uint64_t window)
 {
-	uint64_t chunk = window / 4 ? window / 4 : 1;
-	uint64_t max = busy && link->max_pages > BUSY_CHUNK ? BUSY_CHUNK : link->max_pages;
+	uint64_t chunk = window / 2 ? window / 2 : 1;
 
-	return (uint32_t)(chunk < max ? chunk : max);
+	return (uint32_t)(chunk < link->max_pages ? chunk : link->max_pages);
 }
 
 /*
@@ -87,9 +86,8 @@ static int ask_more(struct sink_conn *conn)
 	int ret = 0;
 
 	while (!ret && conn->n_requests < SINK_MAX_REQUESTS && !held_back(conn)) {
-		bool busy = is_busy(sink);
-		uint64_t first, window = window_pages(sink, busy);
-		uint32_t n = chunk_pages(conn->link, window, busy);
+		uint64_t first, window = window_pages(sink);
+		uint32_t n = chunk_pages(conn->link, window);
 
 		if (conn->n_requests && conn->pages_in_flight + n > window)
 			break;
@@ -119,7 +117,12 @@ static void wait_for_work(struct sink_conn *conn, short events)
 		{ .fd = conn->wake_fd, .events = POLLIN },
 	};
 
-	if (poll(p, 2, wait_ms(conn->sink)) > 0 && p[1].revents)
+	int n;
+
+	atomic_fetch_sub(&conn->sink->awake, 1);
+	n = poll(p, 2, wait_ms(conn->sink));
+	atomic_fetch_add(&conn->sink->awake, 1);
+	if (n > 0 && p[1].revents)
 		sink_conn_clear_wake(conn);
 }
 
@@ -129,6 +132,7 @@ void *sink_prefetch_thread(void *arg)
 	struct gy_sink *sink = conn->sink;
 	int64_t ret = 0;
 
+	atomic_fetch_add(&sink->awake, 1);
 	while (ret >= 0 && !atomic_load(&conn->stop)) {
 		short events = POLLIN;
 		int more = ask_more(conn);
@@ -137,6 +141,7 @@ void *sink_prefetch_thread(void *arg)
 		if (!ret && !more && !atomic_load(&conn->stop))
 			wait_for_work(conn, events);
 	}
+	atomic_fetch_sub(&sink->awake, 1);
 	conn->link->ops->shutdown(conn->link);
 	sink_conn_hand_back(conn);
 	/* What this connection had in flight must be asked for anew: by the others, and for whoever waits for it. */

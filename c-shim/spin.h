@@ -2,8 +2,9 @@
 /*
  * spin.h - how long a thread that a vCPU waits for looks again before it sleeps.
  *
- * A wake-up on another CPU costs ten times a hot look. But the thread is an urgent one: while it looks nobody else runs on
- * its CPU, neither a vCPU nor prefetch, so it looks again only where there are CPUs to spare.
+ * A wake-up on another CPU costs ten times a hot look. But the thread is an urgent one: while it looks hardly anybody else
+ * runs on its CPU, neither a vCPU nor prefetch, so it looks again only where there are CPUs to spare, or while nobody else
+ * wants one.
  */
 #ifndef GY_SPIN_H
 #define GY_SPIN_H
