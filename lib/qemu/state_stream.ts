@@ -4,10 +4,12 @@
  */
 import * as v from "valibot";
 import type { NativeProcess } from "../../ffi/process.ts";
+import { delay } from "../migration/timing.ts";
 import { MachineStateError } from "./errors.ts";
 import { type QmpClient, QmpCommandError } from "./qmp.ts";
 
-const POLL_MS = 1;
+/** QEMU says when it is done; to ask meanwhile is for one whose word has got lost. */
+const POLL_MS = 50;
 /** What it writes at once is less. */
 const PIECE_BYTES = 256 << 10;
 const NOTHING = new Uint8Array(0);
@@ -18,10 +20,14 @@ const infoSchema = v.object({
   "error-desc": v.optional(v.string()),
   "blocked-reasons": v.optional(v.array(v.string())),
 });
+const eventSchema = v.object({ status: v.string() });
 const capabilitiesSchema = v.array(v.object({ capability: v.string(), state: v.boolean() }));
 
-/** What the stream needs: no RAM of shared files in it, and disks that stay the source's until the guest runs. */
-const CAPABILITIES = ["x-ignore-shared", "late-block-activate"] as const;
+/**
+ * What the stream needs: no RAM of shared files in it, and disks that stay the source's until the guest runs. And QEMU's
+ * word of how it goes.
+ */
+const CAPABILITIES = ["x-ignore-shared", "late-block-activate", "events"] as const;
 
 /** QEMU's word for the connection that it is handed. */
 const CONNECTION = "gyges-state";
@@ -32,7 +38,7 @@ export interface StreamOptions {
   socketPath: string;
 }
 
-type Monitor = Pick<QmpClient, "call" | "ask">;
+type Monitor = Pick<QmpClient, "call" | "ask" | "listen">;
 
 /** A part of what a machine saves. */
 export interface StatePiece {
@@ -98,6 +104,7 @@ export async function* takeState(
 ): AsyncGenerator<StatePiece> {
   let over = false;
   let refusal: Error | null = null;
+  using end = new EndWatch(qmp);
   const begun = qmp.call("migrate", { uri: `fd:${CONNECTION}` }).catch((error) => {
     refusal = error;
     over = error instanceof QmpCommandError;
@@ -107,7 +114,7 @@ export async function* takeState(
   try {
     for await (const bytes of readAll(stream, maxBytes, timeoutMs)) yield { bytes, more: true };
     await begun;
-    await untilCompleted(qmp, timeoutMs);
+    await end.completed(timeoutMs);
     over = true;
     yield { bytes: NOTHING, more: false };
   } catch (error) {
@@ -115,7 +122,7 @@ export async function* takeState(
   } finally {
     close(stream);
     await begun;
-    if (!over) await untilOver(qmp, timeoutMs).catch(() => {});
+    if (!over) await end.over(timeoutMs).catch(() => {});
   }
 }
 
@@ -138,9 +145,10 @@ export async function giveState(
   pieces: AsyncIterable<Uint8Array<ArrayBuffer>>,
   { stream, timeoutMs }: StateOptions,
 ): Promise<void> {
+  using end = new EndWatch(qmp);
   try {
     if (await writeAll(stream, pieces)) stream.closeWrite();
-    await untilCompleted(qmp, timeoutMs);
+    await end.completed(timeoutMs);
   } finally {
     stream.close();
   }
@@ -199,23 +207,50 @@ function close(stream: Deno.UnixConn): void {
   }
 }
 
-async function untilCompleted(qmp: Monitor, timeoutMs: number): Promise<void> {
-  const { status, "error-desc": why } = await untilOver(qmp, timeoutMs);
-  if (status !== "completed") {
-    throw new MachineStateError(`QEMU's migration ${status}: ${why ?? "it does not say why"}`);
-  }
-}
+/** The end of QEMU's migration that begins, or goes on, while this watches. */
+class EndWatch implements Disposable {
+  readonly #qmp: Monitor;
+  readonly #listening: Disposable;
+  readonly #told = Promise.withResolvers<void>();
+  #last: string | null = null;
 
-/** How it ended. */
-async function untilOver(qmp: Monitor, timeoutMs: number): Promise<v.InferOutput<typeof infoSchema>> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    const info = await qmp.ask(infoSchema, "query-migrate");
-    if (ENDS.includes(info.status ?? "")) return info;
-    if (performance.now() > deadline) {
-      throw new MachineStateError(`QEMU's migration is "${info.status}" after ${timeoutMs / 1000} s`);
+  constructor(qmp: Monitor) {
+    this.#qmp = qmp;
+    this.#listening = qmp.listen(({ name, data }) => {
+      const status = name === "MIGRATION" && v.is(eventSchema, data) ? data.status : "";
+      if (!ENDS.includes(status)) return;
+      this.#last = status;
+      this.#told.resolve();
+    });
+  }
+
+  /** Throws MachineStateError where it has ended otherwise, or not in time; QmpLostError. */
+  async completed(timeoutMs: number): Promise<void> {
+    const { status, "error-desc": why } = await this.over(timeoutMs);
+    if (status !== "completed") {
+      throw new MachineStateError(`QEMU's migration ${status}: ${why ?? "it does not say why"}`);
     }
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+
+  /** How it ended. */
+  async over(timeoutMs: number): Promise<v.InferOutput<typeof infoSchema>> {
+    const deadline = performance.now() + timeoutMs;
+    for (;;) {
+      using tick = delay(POLL_MS);
+      if (this.#last === null) await Promise.race([this.#told.promise, tick.promise]);
+      // Of a failure the event does not say why.
+      if (this.#last === "completed") return { status: this.#last };
+      const info = await this.#qmp.ask(infoSchema, "query-migrate");
+      if (ENDS.includes(info.status ?? "")) return info;
+      if (performance.now() > deadline) {
+        throw new MachineStateError(`QEMU's migration is "${info.status}" after ${timeoutMs / 1000} s`);
+      }
+      await tick.promise;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#listening[Symbol.dispose]();
   }
 }
 

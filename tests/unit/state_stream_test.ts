@@ -1,7 +1,7 @@
 /** QEMU's state by its stream, where QEMU refuses, fails, says nothing, or is not read to the end. */
 import assert from "node:assert/strict";
 import * as v from "valibot";
-import { QmpCommandError } from "../../lib/qemu/qmp.ts";
+import { QmpCommandError, type QmpEvent } from "../../lib/qemu/qmp.ts";
 import { takeState } from "../../lib/qemu/state_stream.ts";
 
 type Look = { status?: string; "error-desc"?: string };
@@ -11,6 +11,8 @@ class FakeQemu {
   readonly asked: string[] = [];
   readonly #answer: () => Promise<unknown>;
   readonly #looks: Look[];
+  #listeners = 0;
+  tell: (event: QmpEvent) => void = () => {};
 
   constructor(answer: () => Promise<unknown>, looks: Look[] = []) {
     this.#answer = answer;
@@ -20,6 +22,16 @@ class FakeQemu {
   call(command: string): Promise<unknown> {
     this.asked.push(command);
     return this.#answer();
+  }
+
+  listen(listener: (event: QmpEvent) => void): Disposable {
+    this.#listeners++;
+    this.tell = listener;
+    return { [Symbol.dispose]: () => void this.#listeners-- };
+  }
+
+  get listeners(): number {
+    return this.#listeners;
   }
 
   ask<T extends v.GenericSchema>(schema: T, command: string): Promise<v.InferOutput<T>> {
@@ -56,6 +68,34 @@ Deno.test("takeState() gives what comes, and its end once QEMU has completed", a
   const qemu = new FakeQemu(fine, [{ status: "active" }, { status: "completed" }]);
   assert.deepEqual(await taken(qemu, ours), [["state", true], ["", false]]);
   assert.deepEqual(qemu.asked, ["migrate", "query-migrate", "query-migrate"]);
+  assert.equal(qemu.listeners, 0);
+});
+
+Deno.test("takeState() asks nothing of a QEMU that says itself that it has completed, before or after the last byte", async () => {
+  for (const early of [true, false]) {
+    const { theirs, ours } = await streams();
+    const tell = () => {
+      for (const status of ["setup", "active", "completed"]) qemu.tell({ name: "MIGRATION", data: { status } });
+    };
+    const qemu: FakeQemu = new FakeQemu(() => {
+      if (early) tell();
+      else setTimeout(tell, 10);
+      theirs.close();
+      return fine();
+    });
+    assert.deepEqual(await taken(qemu, ours), [["", false]]);
+    assert.deepEqual(qemu.asked, ["migrate"]);
+  }
+});
+
+Deno.test("takeState() asks a QEMU that says that it has failed why", async () => {
+  const { theirs, ours } = await streams();
+  const qemu: FakeQemu = new FakeQemu(() => {
+    qemu.tell({ name: "MIGRATION", data: { status: "failed" } });
+    theirs.close();
+    return fine();
+  }, [{ status: "failed", "error-desc": "no room" }]);
+  await assert.rejects(taken(qemu, ours), /QEMU's migration failed: no room/);
 });
 
 Deno.test("takeState() ends at once where QEMU refuses, with its words", async () => {
