@@ -32,6 +32,8 @@ export interface LinuxGuestOptions {
   balloon?: string;
   /** Seconds after its start it powers itself off, 0: never. @default 0 */
   exitAfter?: number;
+  /** Milliseconds between its heartbeats. @default 50 */
+  beatMs?: number;
 }
 
 export interface Guest {
@@ -62,7 +64,7 @@ const KERNEL_WORDS =
 /** Makes what the guest boots, on first use some seconds. */
 export async function linuxGuest(options: LinuxGuestOptions = {}): Promise<Guest> {
   const { version = "6.1", memory = "192M", workingSet = "64M", rate = 5000, vcpus = 1, machine = "pc" } = options;
-  const { disk, diskWorkers = 1, network, balloon, exitAfter = 0 } = options;
+  const { disk, diskWorkers = 1, network, balloon, exitAfter = 0, beatMs } = options;
   const modules = [
     ...MODULES,
     ...disk === undefined ? [] : DISK_MODULES,
@@ -74,6 +76,7 @@ export async function linuxGuest(options: LinuxGuestOptions = {}): Promise<Guest
   if (network !== undefined) words.push(`gyges.net=${PINGS_AT_ONCE}`);
   if (balloon !== undefined) words.push(`gyges.visit=${VISIT}`);
   if (exitAfter > 0) words.push(`gyges.exit_after=${exitAfter}`);
+  if (beatMs !== undefined) words.push(`gyges.beat=${beatMs}`);
   const args = [
     ...["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
     ...["-machine", machine, "-accel", "tcg", "-cpu", "qemu64", "-smp", `${vcpus}`, "-m", memory],

@@ -36,8 +36,10 @@ export type Noticed = Pick<Outcome, "stopToResumeMs" | "gapMs" | "lostMs">;
 const SHARED_MEMORY = "/dev/shm";
 const MEMORY = "512M";
 const WORKING_SET = "256M";
+/** Shorter than what a move does to a guest. */
+const BEAT_MS = 10;
 /** Undisturbed before the move, to know its pace; and after it, to be warm again. */
-const BEFORE_BEATS = 30;
+const BEFORE_BEATS = 1_500 / BEAT_MS;
 const AFTER_MS = 1_000;
 
 type Parts = Pick<Stage, "folder" | "binary" | "guest" | "console" | "source" | "sourceEvents">;
@@ -72,7 +74,7 @@ export class Stage implements AsyncDisposable {
     let source: QemuProcess | null = null;
     try {
       const binary = await qemuBinary("10.0");
-      const guest = await linuxGuest({ memory: MEMORY, workingSet: WORKING_SET, rate });
+      const guest = await linuxGuest({ memory: MEMORY, workingSet: WORKING_SET, rate, beatMs: BEAT_MS });
       const ram = shared ? ramArguments(guest, SHARED_MEMORY) : [];
       const monitors = ["events", "gyges"].flatMap((name) => EventLog.arguments(join(folder, `source.${name}`)));
       const args = [...guest.args, ...ram, ...consoleArguments(log), ...monitors];

@@ -5,13 +5,13 @@
  * It says on its console, a line each:
  *
  *     START pages=N workers=N                                       all is stamped, work begins
- *     HB N MONOTONIC_MS passes=N verified=N corrupt=N DEVICES       every 50 ms
+ *     HB N MONOTONIC_MS passes=N verified=N corrupt=N DEVICES       every 50 ms, or as told
  *     CORRUPT page=N want=VERSION got=VERSION zero|stale|torn       damage, at once; the first 100 of it
  *     END N MONOTONIC_MS passes=N verified=N corrupt=N DEVICES      after a last check of all, before power-off
  *
  * DEVICES: [blk=REQUESTS blkbad=N] [net=ANSWERED netlost=N netbad=N] [visits=N], of what it was told to use.
  * Kernel words: gyges.ws=SIZE[K|M|G], gyges.rate=PAGES_A_SECOND (0: all it can), gyges.blk=WORKERS, gyges.net=PINGS_AT_ONCE,
- * gyges.visit=SIZE, gyges.exit_after=S.
+ * gyges.visit=SIZE, gyges.exit_after=S, gyges.beat=MS.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -34,7 +34,6 @@
 
 #include "guest.h"
 
-#define BEAT_NS 50000000ull
 #define MAX_COMPLAINTS 100
 #define MAX_BUTTONS 8
 
@@ -49,7 +48,8 @@ static struct {
 	uint64_t pings;
 	uint64_t visit;
 	uint64_t exit_after;
-} options = { .working_set = 64 << 20 };
+	uint64_t beat_ms;
+} options = { .working_set = 64 << 20, .beat_ms = 50 };
 
 /* ---- words on the console ---- */
 
@@ -178,6 +178,7 @@ static void read_options(void)
 		{ "gyges.net=", &options.pings },
 		{ "gyges.visit=", &options.visit },
 		{ "gyges.exit_after=", &options.exit_after },
+		{ "gyges.beat=", &options.beat_ms },
 	};
 	char line[4096];
 	FILE *file = fopen("/proc/cmdline", "r");
@@ -288,7 +289,7 @@ int main(void)
 			break;
 		if (options.exit_after && now_ns() / 1000000000ull >= options.exit_after)
 			break;
-		due += BEAT_NS;
+		due += options.beat_ms * 1000000;
 		/* Beats that could not be are not made up for. */
 		if (due < now_ns())
 			due = now_ns();
