@@ -123,8 +123,8 @@ struct gy_sink {
 	bool round_ended;
 	uint32_t requests_in_flight;	/* over all prefetch connections */
 	struct sink_conn *conn[SINK_MAX_CONNS];
-	_Atomic(uint32_t) awake;	/* threads of prefetch that do not wait for anything */
 	_Atomic(uint32_t) n_conns;		/* also read without the lock */
+	_Atomic(uint32_t) awake;		/* threads of prefetch that wait for nothing */
 
 	struct waiters waiters;
 	_Atomic(uint64_t) last_fault_ns;

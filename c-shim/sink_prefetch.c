@@ -116,7 +116,6 @@ static void wait_for_work(struct sink_conn *conn, short events)
 		{ .fd = conn->link->fd, .events = events },
 		{ .fd = conn->wake_fd, .events = POLLIN },
 	};
-
 	int n;
 
 	atomic_fetch_sub(&conn->sink->awake, 1);

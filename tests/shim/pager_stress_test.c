@@ -3,6 +3,8 @@
  * pager_stress_test.c - the destination's pager where threads meet: many connections, many waiters, links that come
  * and go. What must not be late is measured against the second after which every thread looks again by itself.
  */
+#include <dirent.h>
+
 #include "page_proto.h"
 #include "pager_fixture.h"
 #include "spin.h"
@@ -126,6 +128,81 @@ static void pages_of_a_dead_connection(uint32_t role)
 	gy_ram_destroy(to);
 }
 
+/* The same where only the connection for faults is left, and a thread waits for a page that it had no need to ask for. */
+static void waiter_of_a_dead_prefetch(void)
+{
+	struct gy_ram *from = make_ram(true), *to = make_ram(false);
+	struct gy_sink *sink = make_sink(to, true, 64);
+	struct toucher toucher = { .base = to->guest, .step = 1, .pages = 1 };
+	struct link mute = make_link();
+	struct page_request request;
+	struct gy_source *source;
+	uint64_t began;
+
+	CHECK(!gy_source_create(from, 0, &source));
+	want_all(sink);
+	CHECK(!gy_sink_add(sink, mute.sink, GY_ROLE_PREFETCH));
+	arm_and_run(sink);
+	CHECK(!gy_channel_read_all(mute.source, &request, sizeof(request), deadline_after_ms(SOON_MS)));
+	join(source, sink, GY_ROLE_DEMAND);
+	toucher.page = request.first_page;
+	CHECK(!thread_start(&toucher.thread, "guest", touch, &toucher));
+	while (!atomic_load(&sink->waiters.n))
+		nap_ms(1);
+	nap_ms(100);
+	CHECK_EQUAL(atomic_load(&sink->waiters.asked), 0);
+	began = now_ns();
+	gy_channel_destroy(mute.source);
+	pthread_join(toucher.thread, NULL);
+	CHECK(now_ns() - began < PROMPT_NS);
+	gy_source_destroy(source);
+	gy_sink_destroy(sink);
+	gy_ram_destroy(from);
+	gy_ram_destroy(to);
+}
+
+/* The thread of this process that is called @name; 0: there is none. */
+static pid_t thread_called(const char *name)
+{
+	struct dirent *entry;
+	DIR *dir = opendir("/proc/self/task");
+	pid_t found = 0;
+
+	CHECK(dir);
+	while (!found && (entry = readdir(dir))) {
+		char path[320], comm[32] = "";
+		FILE *file;
+
+		snprintf(path, sizeof(path), "/proc/self/task/%s/comm", entry->d_name);
+		file = fopen(path, "r");
+		if (file && fgets(comm, sizeof(comm), file) && !strncmp(comm, name, strlen(name)))
+			found = (pid_t)atoi(entry->d_name);
+		if (file)
+			fclose(file);
+	}
+	closedir(dir);
+	return found;
+}
+
+/* It is first in line, and by no real-time policy, see thread.h. */
+static void fault_thread_is_urgent(void)
+{
+	struct gy_ram *to = make_ram(false);
+	struct gy_sink *sink = make_sink(to, true, 64);
+	uint64_t deadline = deadline_after_ms(SOON_MS);
+	pid_t thread = thread_called("gy-fault");
+
+	CHECK(thread);
+	/* It makes itself so. */
+	while (getpriority(PRIO_PROCESS, (id_t)thread) != THREAD_URGENT_NICE && now_ns() < deadline)
+		nap_ms(1);
+	CHECK_EQUAL(getpriority(PRIO_PROCESS, (id_t)thread), THREAD_URGENT_NICE);
+	CHECK_EQUAL(sched_getscheduler(thread), SCHED_OTHER);
+	CHECK_EQUAL(getpriority(PRIO_PROCESS, 0), 0);
+	gy_sink_destroy(sink);
+	gy_ram_destroy(to);
+}
+
 /* What happened to channels that are gone must not be taken for the fate of those that follow. */
 static void no_events_after_a_drop(void)
 {
@@ -238,6 +315,8 @@ int main(void)
 	more_waiters_than_requests();
 	pages_of_a_dead_connection(GY_ROLE_PREFETCH);
 	pages_of_a_dead_connection(GY_ROLE_DEMAND);
+	waiter_of_a_dead_prefetch();
+	fault_thread_is_urgent();
 	no_events_after_a_drop();
 	round_without_connections();
 	for (uint64_t seed = 1; seed <= 2; seed++) {
