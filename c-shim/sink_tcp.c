@@ -69,10 +69,11 @@ static int64_t place_replies(struct tcp_link *tcp, struct sink_conn *conn)
 			return ret;
 		if (tcp->rx_tail - tcp->rx_head < sizeof(reply) + reply.bytes)
 			break;
+		/* Before its pages are counted: with the last one the figures are final. */
+		sink_count(&conn->sink->stats.wire_bytes, sizeof(reply) + reply.bytes);
 		ret = sink_conn_arrived(conn, reply.first_page, reply.count, reply.bytes ? at + sizeof(reply) : NULL);
 		if (ret)
 			return ret;
-		sink_count(&conn->sink->stats.wire_bytes, sizeof(reply) + reply.bytes);
 		tcp->rx_head += (uint32_t)sizeof(reply) + reply.bytes;
 		placed += reply.count;
 	}

@@ -135,6 +135,7 @@ static inline void check_complete(struct gy_sink *sink)
 	CHECK_EQUAL(STAT(stats, present_pages), PAGES);
 	CHECK_EQUAL(STAT(stats, duplicate_pages), 0);
 	CHECK_EQUAL(STAT(stats, precopy_pages) + STAT(stats, postcopy_pages), PAGES);
+	CHECK(STAT(stats, wire_bytes) > PAGES * GY_PAGE_BYTES);
 	CHECK_EQUAL(bitmap_count(sink->received, PAGES), PAGES);
 	CHECK_EQUAL(bitmap_count(sink->want, PAGES), 0);
 	CHECK_EQUAL(atomic_load(&sink->waiters.n), 0);
