@@ -22,15 +22,11 @@ int pacer_init(struct pacer *pacer, uint64_t rate)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	if (pthread_mutex_init(&pacer->lock, NULL))
 		goto out;
-	if (pthread_cond_init(&pacer->demand_gone, NULL))
-		goto err_lock;
 	if (pthread_cond_init(&pacer->stopping, &attr))
-		goto err_demand_gone;
+		goto err_lock;
 	ret = 0;
 	goto out;
 
-err_demand_gone:
-	pthread_cond_destroy(&pacer->demand_gone);
 err_lock:
 	pthread_mutex_destroy(&pacer->lock);
 out:
@@ -41,7 +37,6 @@ out:
 void pacer_destroy(struct pacer *pacer)
 {
 	pthread_cond_destroy(&pacer->stopping);
-	pthread_cond_destroy(&pacer->demand_gone);
 	pthread_mutex_destroy(&pacer->lock);
 }
 
@@ -49,7 +44,6 @@ static void set_stopped(struct pacer *pacer, bool stopped)
 {
 	pthread_mutex_lock(&pacer->lock);
 	pacer->stopped = stopped;
-	pthread_cond_broadcast(&pacer->demand_gone);
 	pthread_cond_broadcast(&pacer->stopping);
 	pthread_mutex_unlock(&pacer->lock);
 }
@@ -71,18 +65,14 @@ static void sleep_until(struct pacer *pacer, uint64_t at_ns)
 	pthread_cond_timedwait(&pacer->stopping, &pacer->lock, &t);
 }
 
-/* Several senders may sleep for the same moment; the first to wake takes the link and the others sleep again. */
-static void wait_for_link(struct pacer *pacer, bool demand)
+/*
+ * Several senders may sleep for the same moment; the first to wake takes the link and the others sleep again. What all have
+ * booked never ends before what demand has, so no other goes ahead of demand that waits.
+ */
+static void wait_for_link(struct pacer *pacer, const uint64_t *free_ns)
 {
-	const uint64_t *free_ns = demand ? &pacer->demand_until_ns : &pacer->busy_until_ns;
-
-	for (;;) {
-		while (!demand && pacer->demand_waiting && !pacer->stopped)
-			pthread_cond_wait(&pacer->demand_gone, &pacer->lock);
-		if (pacer->stopped || now_ns() >= *free_ns)
-			return;
+	while (!pacer->stopped && now_ns() < *free_ns)
 		sleep_until(pacer, *free_ns);
-	}
 }
 
 static void book(uint64_t *until_ns, uint64_t now, uint64_t ns)
@@ -98,11 +88,7 @@ void pacer_enter(struct pacer *pacer, uint64_t bytes, bool demand)
 		return;
 	ns = (uint64_t)((unsigned __int128)bytes * NS_PER_S / pacer->rate);
 	pthread_mutex_lock(&pacer->lock);
-	pacer->demand_waiting += demand;
-	wait_for_link(pacer, demand);
-	pacer->demand_waiting -= demand;
-	if (demand && !pacer->demand_waiting)
-		pthread_cond_broadcast(&pacer->demand_gone);
+	wait_for_link(pacer, demand ? &pacer->demand_until_ns : &pacer->busy_until_ns);
 	now = now_ns();
 	book(&pacer->busy_until_ns, now, ns);
 	if (demand)

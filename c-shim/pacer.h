@@ -18,12 +18,10 @@
 
 struct pacer {
 	pthread_mutex_t lock;
-	pthread_cond_t demand_gone;
 	pthread_cond_t stopping;	/* on CLOCK_MONOTONIC: ends a wait for the link early */
 	uint64_t rate;			/* bytes per second, 0: no limit */
 	uint64_t busy_until_ns;		/* by all */
 	uint64_t demand_until_ns;	/* by demand alone */
-	unsigned int demand_waiting;
 	bool stopped;
 };
 

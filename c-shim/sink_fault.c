@@ -58,9 +58,10 @@ static struct waiter *add_waiter(struct gy_sink *sink, uint64_t page, uint64_t s
 static int ask_for(struct sink_conn *conn, struct waiter *waiter, uint64_t page)
 {
 	struct gy_sink *sink = conn->sink;
+	bool full = conn->n_requests == SINK_MAX_REQUESTS;
 
-	sink->fault_full |= conn->n_requests == SINK_MAX_REQUESTS;
-	if (!conn->link || conn->n_requests == SINK_MAX_REQUESTS || !bitmap_clear(sink->want, page))
+	sink->fault_full |= full;
+	if (!conn->link || full || !bitmap_clear(sink->want, page))
 		return 0;
 	waiter->asked = true;
 	atomic_fetch_add(&sink->waiters.asked, 1);
