@@ -211,16 +211,13 @@ function close(stream: Deno.UnixConn): void {
 class EndWatch implements Disposable {
   readonly #qmp: Monitor;
   readonly #listening: Disposable;
-  readonly #told = Promise.withResolvers<void>();
-  #last: string | null = null;
+  readonly #told = Promise.withResolvers<string>();
 
   constructor(qmp: Monitor) {
     this.#qmp = qmp;
     this.#listening = qmp.listen(({ name, data }) => {
       const status = name === "MIGRATION" && v.is(eventSchema, data) ? data.status : "";
-      if (!ENDS.includes(status)) return;
-      this.#last = status;
-      this.#told.resolve();
+      if (ENDS.includes(status)) this.#told.resolve(status);
     });
   }
 
@@ -237,9 +234,9 @@ class EndWatch implements Disposable {
     const deadline = performance.now() + timeoutMs;
     for (;;) {
       using tick = delay(POLL_MS);
-      if (this.#last === null) await Promise.race([this.#told.promise, tick.promise]);
+      const status = await Promise.race([this.#told.promise, tick.promise]);
       // Of a failure the event does not say why.
-      if (this.#last === "completed") return { status: this.#last };
+      if (status === "completed") return { status };
       const info = await this.#qmp.ask(infoSchema, "query-migrate");
       if (ENDS.includes(info.status ?? "")) return info;
       if (performance.now() > deadline) {
