@@ -33,6 +33,32 @@ static void counters_at_the_end(void)
 	gy_ram_destroy(from);
 }
 
+/* A source whose pages are all wanted, and a sink. */
+struct ends {
+	struct gy_ram *from;
+	struct gy_ram *to;
+	struct gy_source *source;
+	struct gy_sink *sink;
+};
+
+static struct ends make_ends(bool prefetch, uint64_t window_pages)
+{
+	struct ends ends = { .from = make_ram(true), .to = make_ram(false) };
+
+	ends.sink = make_sink(ends.to, prefetch, window_pages);
+	CHECK(!gy_source_create(ends.from, 0, &ends.source));
+	want_all(ends.sink);
+	return ends;
+}
+
+static void destroy_ends(struct ends *ends)
+{
+	gy_source_destroy(ends->source);
+	gy_sink_destroy(ends->sink);
+	gy_ram_destroy(ends->from);
+	gy_ram_destroy(ends->to);
+}
+
 #define TOUCHERS 200u
 
 struct toucher {
@@ -58,23 +84,20 @@ static void *touch(void *arg)
 static void more_waiters_than_requests(void)
 {
 	static struct toucher toucher[TOUCHERS];
-	struct gy_ram *from = make_ram(true), *to = make_ram(false);
-	struct gy_sink *sink = make_sink(to, false, 8);
-	struct gy_source *source;
+	struct ends ends = make_ends(false, 8);
+	struct gy_sink *sink = ends.sink;
 
-	CHECK(!gy_source_create(from, 0, &source));
-	want_all(sink);
 	arm_and_run(sink);
 	for (uint32_t i = 0; i < TOUCHERS; i++) {
 		/* Two threads wait for the same page. */
-		toucher[i] = (struct toucher){ .base = to->guest, .page = i / 2, .step = 1, .pages = 1 };
+		toucher[i] = (struct toucher){ .base = ends.to->guest, .page = i / 2, .step = 1, .pages = 1 };
 		CHECK(!thread_start(&toucher[i].thread, "guest", touch, &toucher[i]));
 	}
 	while (atomic_load(&sink->waiters.n) < TOUCHERS)
 		nap_ms(1);
 	uint64_t began = now_ns();
 
-	join(source, sink, GY_ROLE_DEMAND);
+	join(ends.source, sink, GY_ROLE_DEMAND);
 	for (uint32_t i = 0; i < TOUCHERS; i++)
 		pthread_join(toucher[i].thread, NULL);
 	CHECK(now_ns() - began < PROMPT_NS);
@@ -82,25 +105,19 @@ static void more_waiters_than_requests(void)
 	CHECK_EQUAL(STAT(gy_sink_stats(sink), postcopy_pages), TOUCHERS / 2);
 	CHECK_EQUAL(atomic_load(&sink->waiters.n), 0);
 	CHECK_EQUAL(atomic_load(&sink->waiters.asked), 0);
-	gy_source_destroy(source);
-	gy_sink_destroy(sink);
-	gy_ram_destroy(from);
-	gy_ram_destroy(to);
+	destroy_ends(&ends);
 }
 
 /* One connection takes requests and answers none. When it dies its pages go to one that has nothing left to do. */
 static void pages_of_a_dead_connection(uint32_t role)
 {
-	struct gy_ram *from = make_ram(true), *to = make_ram(false);
-	struct gy_sink *sink = make_sink(to, true, 64);
-	struct toucher toucher = { .base = to->guest, .page = 100, .step = 1, .pages = 1 };
+	struct ends ends = make_ends(true, 64);
+	struct gy_sink *sink = ends.sink;
+	struct toucher toucher = { .base = ends.to->guest, .page = 100, .step = 1, .pages = 1 };
 	struct link mute = make_link();
 	struct page_request request;
-	struct gy_source *source;
 	uint64_t began;
 
-	CHECK(!gy_source_create(from, 0, &source));
-	want_all(sink);
 	CHECK_EQUAL(gy_sink_arm(sink), PAGES);
 	CHECK(!gy_sink_add(sink, mute.sink, role));
 	if (role == GY_ROLE_DEMAND)
@@ -108,7 +125,7 @@ static void pages_of_a_dead_connection(uint32_t role)
 	else
 		CHECK(!gy_sink_run(sink));
 	CHECK(!gy_channel_read_all(mute.source, &request, sizeof(request), deadline_after_ms(SOON_MS)));
-	join(source, sink, GY_ROLE_PREFETCH);
+	join(ends.source, sink, GY_ROLE_PREFETCH);
 	if (role == GY_ROLE_DEMAND)
 		CHECK(!gy_sink_run(sink));
 	while (bitmap_count(sink->want, PAGES))
@@ -122,29 +139,23 @@ static void pages_of_a_dead_connection(uint32_t role)
 	if (role == GY_ROLE_DEMAND)
 		pthread_join(toucher.thread, NULL);
 	check_complete(sink);
-	gy_source_destroy(source);
-	gy_sink_destroy(sink);
-	gy_ram_destroy(from);
-	gy_ram_destroy(to);
+	destroy_ends(&ends);
 }
 
 /* The same where only the connection for faults is left, and a thread waits for a page that it had no need to ask for. */
 static void waiter_of_a_dead_prefetch(void)
 {
-	struct gy_ram *from = make_ram(true), *to = make_ram(false);
-	struct gy_sink *sink = make_sink(to, true, 64);
-	struct toucher toucher = { .base = to->guest, .step = 1, .pages = 1 };
+	struct ends ends = make_ends(true, 64);
+	struct gy_sink *sink = ends.sink;
+	struct toucher toucher = { .base = ends.to->guest, .step = 1, .pages = 1 };
 	struct link mute = make_link();
 	struct page_request request;
-	struct gy_source *source;
 	uint64_t began;
 
-	CHECK(!gy_source_create(from, 0, &source));
-	want_all(sink);
 	CHECK(!gy_sink_add(sink, mute.sink, GY_ROLE_PREFETCH));
 	arm_and_run(sink);
 	CHECK(!gy_channel_read_all(mute.source, &request, sizeof(request), deadline_after_ms(SOON_MS)));
-	join(source, sink, GY_ROLE_DEMAND);
+	join(ends.source, sink, GY_ROLE_DEMAND);
 	toucher.page = request.first_page;
 	CHECK(!thread_start(&toucher.thread, "guest", touch, &toucher));
 	while (!atomic_load(&sink->waiters.n))
@@ -155,10 +166,7 @@ static void waiter_of_a_dead_prefetch(void)
 	gy_channel_destroy(mute.source);
 	pthread_join(toucher.thread, NULL);
 	CHECK(now_ns() - began < PROMPT_NS);
-	gy_source_destroy(source);
-	gy_sink_destroy(sink);
-	gy_ram_destroy(from);
-	gy_ram_destroy(to);
+	destroy_ends(&ends);
 }
 
 /* The thread of this process that is called @name; 0: there is none. */
