@@ -11,6 +11,7 @@ import { PAGE_BYTES } from "../../ffi/ram.ts";
 import { GygesError, HandshakeError, MigrationError } from "../errors.ts";
 import type { DestinationState, GygesEvent, Summary } from "../events.ts";
 import { type Machine, NotRunError, type StatePiece } from "../machine/machine.ts";
+import { reportOfRun } from "../machine/report.ts";
 import type { PagerChoice, Transport } from "../options.ts";
 import type { DestinationPager, Pager } from "../pager/pager.ts";
 import type { Message, MessageOf, WireMachine, WireStats } from "../wire/messages.ts";
@@ -535,8 +536,7 @@ export class DestinationMigration {
    * whole and does not wait.
    */
   async #sayGoodbye(first: ControlLink | null): Promise<Summary> {
-    const guest = this.#built.report();
-    const { corrupt, verified_pages, largest_stall_ns } = guest;
+    const { corrupt, verified_pages, largest_stall_ns } = await reportOfRun(this.#built);
     const complete: Message = {
       type: "complete",
       stats: this.stats,
