@@ -3,7 +3,7 @@
 #ifndef GY_HIST_H
 #define GY_HIST_H
 
-#include "gyges.h"
+#include "stats.h"
 
 static inline uint32_t gy_hist_index(uint64_t value)
 {

@@ -6,7 +6,7 @@ const HIST_BYTES = (3 + HIST_BUCKETS) * 8;
 const COUNTERS = 16;
 const STATS_BYTES = COUNTERS * 8 + HIST_BYTES;
 
-/** Log-linear histogram, see gyges.h; `buckets[i]` counts values up to bucketMax(i). */
+/** Log-linear histogram, see stats.h; `buckets[i]` counts values up to bucketMax(i). */
 export interface Histogram {
   n: number;
   sum: number;
