@@ -347,8 +347,8 @@ export class Resident {
   }
 
   #guest(): GuestReport {
-    const whole = this.#leaving ? this.#arriving() : null;
-    if (whole) return whole;
+    const arriving = this.#arriving();
+    if (arriving) return arriving;
     const location: GuestLocation = !this.#source
       ? "here"
       : this.#source.lost
@@ -431,7 +431,8 @@ export class Resident {
   get #held(): Machine {
     if (this.#gone) throw new UsageError(`"${this.#name}" is ending and holds no guest any more`);
     if (!this.#machine) {
-      throw new UsageError(`"${this.#name}" holds no guest yet: gyges monitor ${this.#name} shows it`);
+      const what = this.#destination?.committed ? "part of its guest's memory only" : "no guest yet";
+      throw new UsageError(`"${this.#name}" holds ${what}: gyges monitor ${this.#name} shows it`);
     }
     return this.#machine;
   }

@@ -68,8 +68,9 @@ kvmTest("both sides can be watched in every phase, and watching changes nothing"
     assert.ok(missing_pages > 0);
     assert.equal(guest?.location, "destination-incomplete");
   }
-  // Its guest is not whole yet, and belongs to nobody's status.
-  await host.start(["vm", "status", "dst"]).endedWith(2);
+  assert.equal((await host.guest("dst")).location, "destination-incomplete");
+  const { events: [refused] } = await host.start(["vm", "status", "dst", "--verify"]).endedWith(2);
+  assert.match(refused?.type === "error" ? refused.message : "", /holds part of its guest's memory only/);
 
   const moved = await finished(source, destination, await migrate.endedWith(0));
   proveSummary(moved);
