@@ -13,6 +13,7 @@ import type { Pager } from "../pager/pager.ts";
 import type { WireMachine } from "../wire/messages.ts";
 import { parseTicket } from "../wire/ticket.ts";
 import { type Credentials, forgetRecord, writeRecord, writeSourceRecord } from "./attach_record.ts";
+import { outliveErrors } from "./outlive.ts";
 import { Reception } from "./reception.ts";
 import { type Keeper, Resident } from "./resident.ts";
 
@@ -37,6 +38,7 @@ export async function holdGuest(
   run: RunOptions,
 ): Promise<ExitCode> {
   const { name } = directory;
+  using _errors = outliveErrors(run.onEvent);
   const resident = new Resident(name, run.onEvent, keeperIn(directory));
   resident.hold(machine);
   await start();
@@ -55,6 +57,7 @@ export async function receiveGuest(
   run: RunOptions,
 ): Promise<ExitCode> {
   const { name } = directory;
+  using _errors = outliveErrors(run.onEvent);
   const keep = async (loaded: Loaded) => {
     if (reception.credentials) await writeRecord(directory, reception.credentials, loaded);
   };
@@ -78,6 +81,7 @@ export async function attachGuest(
   run: RunOptions,
 ): Promise<ExitCode> {
   const { name } = directory;
+  using _errors = outliveErrors(run.onEvent);
   const migration = attached(credentials, taken.inDoubt ? "loading" : "paused", run);
   const resident = new Resident(name, run.onEvent, keeperIn(directory));
   using reception = await Reception.reopen(credentials, { name, migration, onEvent: run.onEvent });
@@ -166,7 +170,7 @@ export async function moveGuest(
   run: RunOptions,
 ): Promise<Summary> {
   const signal = run.signal ?? new AbortController().signal;
-  return await answering(directory, leaving, async (resident) => {
+  return await answering(directory, leaving, run, async (resident) => {
     try {
       return await resident.migrate(parseTicket(ticket), migrate, { emit: run.onEvent, signal });
     } catch (error) {
@@ -194,15 +198,17 @@ export async function serveLeft(
   run.signal?.addEventListener("abort", interrupt, { once: true });
   if (run.signal?.aborted) interrupt();
   const serve = (resident: Resident) => Promise.race([resident.serve(left, run.onEvent), interrupted.promise]);
-  return await answering(directory, leaving, serve);
+  return await answering(directory, leaving, run, serve);
 }
 
 /** Does `work` with a resident that answers other commands; lets go of the machine in the end. */
 async function answering<T>(
   directory: RuntimeDir,
   { machine, keepSource }: Leaving,
+  { onEvent }: RunOptions,
   work: (resident: Resident) => Promise<T>,
 ): Promise<T> {
+  using _errors = outliveErrors(onEvent);
   // What there is to tell is told by the work itself.
   const resident = new Resident(directory.name, () => {}, keeperIn(directory, { keepSource }));
   await using held = machine;

@@ -10,6 +10,8 @@ const PATIENCE_MS = patience(30_000);
 const SEGFAULT = 128 + 11;
 /** Deno's words for an error that nobody caught, and Rust's. */
 const UNCAUGHT = /^error: Uncaught|panicked at/m;
+/** Those of a gyges that goes on after one which no test has made. */
+const OUTLIVED = /^Internal error(?!.*on purpose)/;
 /** Events shown when a wait fails. */
 const SHOWN_EVENTS = 12;
 
@@ -158,6 +160,9 @@ export class GygesProcess implements AsyncDisposable {
       const { code } = await this.#child.status;
       if (code === SEGFAULT || UNCAUGHT.test(this.#stderr)) {
         throw this.#crash = this.#failure("ended by a fault of its own");
+      }
+      if (this.events.some((event) => event.type === "note" && OUTLIVED.test(event.detail))) {
+        throw this.#crash = this.#failure("had a fault of its own");
       }
       return { code, events: this.events, stderr: this.#stderr };
     } finally {

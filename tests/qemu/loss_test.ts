@@ -7,6 +7,12 @@ const SHAPE = { rate: 8000, workingSet: "32M" } as const;
 const LOST = 12;
 /** So that there is something left to lose. */
 const SLOW = ["--mode", "full", "--bandwidth", "20MiB/s"];
+/** While memory is on its way, at the latest. */
+const UNCAUGHT = { GYGES_INJECT: "uncaught@2000" };
+
+function isOutlived({ detail }: { detail: string }): boolean {
+  return /^Internal error.*thrown on purpose/.test(detail);
+}
 
 Deno.test("SIGKILL of the destination's QEMU after the commit point: the guest is lost, say both ends", async () => {
   await using pair = await QemuPair.open(SHAPE);
@@ -31,6 +37,19 @@ Deno.test("SIGKILL of the destination's QEMU after the commit point: the guest i
   await pair.host.start(["vm", "stop", home.name]).endedWith(0);
   await home.process.endedWith(0);
   assert.ok(!pair.hasQemu(home.name));
+});
+
+Deno.test("an error that nobody catches ends neither the process that serves a QEMU's pages nor the one that takes them", async () => {
+  await using pair = await QemuPair.open(SHAPE);
+  const home = await pair.start();
+  await home.process[Symbol.asyncDispose]();
+  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const to = await pair.prepare({ env: UNCAUGHT });
+  const migrate = pair.host.start(["migrate", to.ticket, "--qmp", qmp, ...SLOW], { env: UNCAUGHT });
+  await Promise.all([migrate, to.process].map((process) => process.waitFor("note", isOutlived)));
+  await migrate.endedWith(0);
+  pair.console.moveTo(to.log);
+  await pair.proved();
 });
 
 Deno.test("a link that is cut after the commit point heals, and the guest arrives whole", async () => {
