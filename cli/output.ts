@@ -83,6 +83,8 @@ export class Output {
   }
 
   event(event: GygesEvent): void {
+    // There will be another.
+    if (event.type === "sample" && this.#terminal.isBehind) return;
     if (this.json) return this.object(event);
     switch (event.type) {
       case "ticket":
@@ -110,7 +112,7 @@ export class Output {
 
   /** How far things are, for people only. */
   progress(sample: Sample): void {
-    if (!this.json) this.#progress.show(sample);
+    if (!this.json) this.event(sample);
   }
 
   /** The error that ends the command. */

@@ -5,8 +5,17 @@ import { grammar, parseArguments } from "./grammar.ts";
 import { Output, type OutputOptions } from "./output.ts";
 import { standardStreams } from "./terminal.ts";
 
-/** Does what `args` ask for and answers the code to exit with. Never throws. */
+/** Does what `args` ask for and answers the code to exit with, once all is said. Never throws. */
 export async function main(args: string[]): Promise<number> {
+  const code = await act(args);
+  const failure = await standardStreams.drained();
+  if (!failure) return code;
+  standardStreams.err(`gyges: Not all of stdout could be written: ${failure.message}\n`);
+  await standardStreams.drained();
+  return code === EXIT.completed ? EXIT.internal : code;
+}
+
+async function act(args: string[]): Promise<number> {
   // A command line that does not parse has no options yet, but its error must have the asked-for form all the same.
   let output = new Output({ json: args.includes("--json") });
   try {

@@ -1,4 +1,7 @@
-/** Ctrl-C and SIGTERM: before the commit point they ask for an orderly end, after it they explain and do not kill. */
+/**
+ * Ctrl-C and SIGTERM: before the commit point they ask for an orderly end, after it they explain and do not kill. A
+ * terminal that is closed (SIGHUP) ends no guest and no move: nobody has asked for it.
+ */
 import type { DestinationState, GygesEvent, SourceState } from "../lib/events.ts";
 import { InterruptedError } from "./exit.ts";
 
@@ -19,6 +22,8 @@ export interface InterruptsOptions {
   say: (text: string) => void;
   /** Where the operator can look, as a command. */
   lookWith: string;
+  /** What it does when its terminal is closed. @default "end" */
+  onHangup?: "end" | "go on";
 }
 
 /** Turns signals into an AbortSignal for as long as it is in scope. */
@@ -26,11 +31,13 @@ export class Interrupts implements Disposable {
   readonly #controller = new AbortController();
   readonly #options: InterruptsOptions;
   readonly #listener = () => this.interrupt();
+  readonly #onHangup = () => this.hangUp();
   #dependent: keyof typeof EXPLANATION | null = null;
 
   constructor(options: InterruptsOptions) {
     this.#options = options;
     for (const name of SIGNALS) Deno.addSignalListener(name, this.#listener);
+    Deno.addSignalListener("SIGHUP", this.#onHangup);
   }
 
   /** Aborts with InterruptedError on the first signal that is heeded. */
@@ -56,7 +63,15 @@ export class Interrupts implements Disposable {
     this.#controller.abort(new InterruptedError("Interrupted by the operator"));
   }
 
+  /** What a terminal that is closed does; apart for tests. */
+  hangUp(): void {
+    const { say, lookWith, onHangup } = this.#options;
+    if (onHangup === "go on") return say(`The terminal was closed; this goes on without it. Look with: ${lookWith}`);
+    this.interrupt();
+  }
+
   [Symbol.dispose](): void {
     for (const name of SIGNALS) Deno.removeSignalListener(name, this.#listener);
+    Deno.removeSignalListener("SIGHUP", this.#onHangup);
   }
 }

@@ -1,4 +1,9 @@
-/** The process's own standard streams: writing that never kills it, and how wide they are. */
+/**
+ * The process's own standard streams: writing that never kills it and never holds it up, and how wide they are.
+ *
+ * A terminal may stand still for as long as it likes (Ctrl-S, a network connection that hangs), and a reader of a pipe
+ * too. What is written waits in this process then, which has a guest to see to.
+ */
 
 /** Where `Output` writes; tests put their own in its place. */
 export interface Terminal {
@@ -10,24 +15,60 @@ export interface Terminal {
   columns(): number | null;
   /** Whoever read stdout has gone. */
   readonly outClosed: boolean;
+  /** Much of what was written waits for a reader: what can be left out is better not written. */
+  readonly isBehind: boolean;
+}
+
+/** Of a pipe whose reader has gone, and of a terminal that has been closed. */
+const READER_GONE = ["EPIPE", "EIO"];
+/** Some minutes of samples. */
+const MUCH_BYTES = 65_536;
+
+class StandardStream {
+  readonly #stream: typeof Deno.stdout;
+  closed = false;
+  /** Why something was not written, first of all; null: whatever was not had no reader any more. */
+  failure: Error | null = null;
+
+  constructor(stream: typeof Deno.stdout) {
+    this.#stream = stream;
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    try {
+      for (let rest = bytes; rest.length > 0 && !this.closed;) rest = rest.subarray(await this.#stream.write(rest));
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      // What comes later may find room again on a disk that is full now.
+      if ("code" in error && READER_GONE.includes(String(error.code))) this.closed = true;
+      else this.failure ??= error;
+    }
+  }
 }
 
 const encoder = new TextEncoder();
 
-class StandardStreams implements Terminal {
-  #outClosed = false;
-  #errClosed = false;
+export class StandardStreams implements Terminal {
+  readonly #out = new StandardStream(Deno.stdout);
+  readonly #err = new StandardStream(Deno.stderr);
+  /** One for both streams, which are one terminal as often as not. */
+  #written = Promise.resolve();
+  #waitingBytes = 0;
 
   get outClosed(): boolean {
-    return this.#outClosed;
+    return this.#out.closed;
+  }
+
+  get isBehind(): boolean {
+    return this.#waitingBytes > MUCH_BYTES;
   }
 
   out(text: string): void {
-    if (!this.#outClosed) this.#outClosed = !writeAll(Deno.stdout, text);
+    this.#write(this.#out, text);
   }
 
   err(text: string): void {
-    if (!this.#errClosed) this.#errClosed = !writeAll(Deno.stderr, text);
+    this.#write(this.#err, text);
   }
 
   columns(): number | null {
@@ -41,18 +82,19 @@ class StandardStreams implements Terminal {
       throw error;
     }
   }
-}
 
-/** False when the reader has gone: a closed pipe must not end a process that holds a guest. */
-function writeAll(stream: typeof Deno.stdout, text: string): boolean {
-  let rest = encoder.encode(text);
-  try {
-    while (rest.length > 0) rest = rest.subarray(stream.writeSync(rest));
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.BrokenPipe) return false;
-    throw error;
+  /** Resolves when all is written, or will never be: with what kept some of stdout from being so. */
+  async drained(): Promise<Error | null> {
+    await this.#written;
+    return this.#out.failure;
+  }
+
+  #write(stream: StandardStream, text: string): void {
+    if (stream.closed) return;
+    const bytes = encoder.encode(text);
+    this.#waitingBytes += bytes.length;
+    this.#written = this.#written.then(() => stream.write(bytes)).finally(() => this.#waitingBytes -= bytes.length);
   }
 }
 
-export const standardStreams: Terminal = new StandardStreams();
+export const standardStreams = new StandardStreams();

@@ -10,7 +10,7 @@ export async function watched<T>(
   work: (run: Required<RunOptions>) => Promise<T>,
 ): Promise<T> {
   const { Interrupts } = await import("./signals.ts");
-  using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith });
+  using interrupts = new Interrupts({ say: (text) => output.say(text), lookWith, onHangup: "go on" });
   return await work({
     signal: interrupts.signal,
     onEvent(event: GygesEvent) {

@@ -12,6 +12,7 @@ class FakeTerminal implements Terminal {
   stdout = "";
   stderr = "";
   readonly outClosed = false;
+  isBehind = false;
   readonly #columns: number | null;
 
   constructor(columns: number | null = null) {
@@ -117,6 +118,21 @@ Deno.test("on a terminal samples redraw one line, which other text removes first
   assert.equal(terminal.stderr, `${drawn}${drawn}\r\x1b[Khello\n`);
 });
 
+Deno.test("samples, and nothing else, are left out while much waits to be read", () => {
+  for (const json of [false, true]) {
+    const terminal = new FakeTerminal();
+    const output = new Output({ json, terminal });
+    terminal.isBehind = true;
+    output.event(SAMPLE);
+    assert.deepEqual([terminal.stdout, terminal.stderr], ["", ""]);
+    output.event({ type: "ticket", ticket: "gyges://h:1/vm1#k" });
+    assert.match(terminal.stdout, /gyges:/);
+    terminal.isBehind = false;
+    output.event(SAMPLE);
+    assert.match(terminal.stdout + terminal.stderr, /vm1/);
+  }
+});
+
 Deno.test("the ticket stands alone on a line of stdout, diagnostics go to stderr", () => {
   const terminal = new FakeTerminal();
   const output = new Output({ json: false, terminal });
@@ -198,6 +214,18 @@ Deno.test("Ctrl-C aborts before the commit point and explains after it", () => {
     interrupts.interrupt();
     assert.equal(interrupts.signal.aborted, true, early);
   }
+});
+
+Deno.test("a terminal that is closed ends what only looks on, and neither a guest nor a move", () => {
+  const said: string[] = [];
+  const say = (text: string) => void said.push(text);
+  using goesOn = new Interrupts({ say, lookWith: "gyges monitor vm1", onHangup: "go on" });
+  goesOn.hangUp();
+  assert.equal(goesOn.signal.aborted, false);
+  assert.match(said.at(-1) ?? "", /goes on without it.*gyges monitor vm1$/);
+  using looksOn = new Interrupts({ say, lookWith: "" });
+  looksOn.hangUp();
+  assert.equal(looksOn.signal.aborted, true);
 });
 
 Deno.test("table() lines numbers up to the right", () => {
