@@ -29,6 +29,8 @@ export class Absence {
   readonly #onEvent: (event: GygesEvent) => void;
   /** Control connections of this session, after the first was lost. */
   readonly #returns = new Returns();
+  /** It may take its place again: what was left of its link has been dropped. */
+  #awaited = false;
   /** The guest was here and is no more; resolves once a source that has come back knows. */
   #lost = false;
   readonly #told = Promise.withResolvers<void>();
@@ -56,6 +58,14 @@ export class Absence {
     if (!this.#lost) return this.#returns.add(back);
     back.peer[Symbol.dispose]();
     this.#told.resolve();
+  }
+
+  /** The source that is about to come back serves pages over TCP; without effect where that cannot be. */
+  goOverTcp(): void {
+    if (!this.#awaited) return;
+    const pages = this.#now.pages();
+    if (pages.transport === "rdma" && pages.goOverTcp) this.#note("warning", "Pages come over TCP from here on");
+    pages.goOverTcp?.();
   }
 
   // ---- for the migration ----
@@ -91,10 +101,14 @@ export class Absence {
   /** Waits, without end, for the source to come back. */
   async untilBack(error: unknown): Promise<Peer> {
     let reported = false;
+    this.#awaited = true;
     for (;;) {
       using late = reported ? null : delay(DEADLINE_MS.reconnect);
       const back = await this.#returns.next(late?.promise);
-      if (back && await this.#relink(back)) return back.peer;
+      if (back && await this.#relink(back)) {
+        this.#awaited = false;
+        return back.peer;
+      }
       if (!back && !reported) {
         this.#reportLoss(error);
         reported = true;
@@ -117,6 +131,11 @@ export class Absence {
       else if (now - last.at > DEADLINE_MS.stall) return null;
       const back = await this.#returns.next(events.changed);
       if (!back) continue;
+      if (back.overTcp) {
+        // It comes again, and finds the link dropped.
+        back.peer[Symbol.dispose]();
+        return null;
+      }
       this.#note("info", "The source is back");
       return back.peer;
     }
@@ -140,10 +159,16 @@ export class Absence {
   }
 
   /** Over RDMA this side connects again too; a source that cannot be reached that way will try anew. */
-  async #relink({ peer, rdma }: Resumption): Promise<boolean> {
+  async #relink({ peer, rdma, overTcp }: Resumption): Promise<boolean> {
     // One that comes back without an address has only a word to say.
-    if (!rdma) return true;
+    if (!rdma && !overTcp) return true;
     const pages = this.#now.pages();
+    if (overTcp) {
+      if (pages.transport === "tcp") return true;
+      this.#note("warning", "The source is back with pages over TCP, which do not come by that here");
+      peer[Symbol.dispose]();
+      return false;
+    }
     try {
       await pages.connect(rdma);
       return true;

@@ -27,10 +27,13 @@ export function listen(peer: Peer): ControlLink {
   return link;
 }
 
-/** A control connection of a source that has come back, with where it can be reached by RDMA now. */
+/** A control connection of a source that has come back. */
 export interface Resumption {
   peer: Peer;
+  /** Where it can be reached by RDMA now. */
   rdma: Rendezvous | null;
+  /** It serves pages over TCP, whatever they came by. */
+  overTcp: boolean;
 }
 
 /** Sources that come back, and whoever waits for one. */

@@ -85,7 +85,7 @@ export class DestinationMigration {
       inDoubt: () => this.inDoubt,
       missingPages: () => this.stats.missing_pages,
       sourceIsReplaceable: () =>
-        this.#machine?.shape.kind === "qemu" && !this.#machine.own && this.#transport === "tcp",
+        this.#machine?.shape.kind === "qemu" && this.#pager?.kind === "user" && this.#offer?.pager !== "kernel",
     };
     this.absence = new Absence(this.#states, now, options.onEvent);
   }
@@ -561,7 +561,7 @@ export class DestinationMigration {
     return makeSummary({
       mode: this.mode ?? "full",
       pager: this.#pager?.kind ?? "user",
-      transport: this.#transport,
+      transport: this.#pager?.transport ?? this.#transport,
       tls: this.#options.tls,
       ramBytes: this.#built.ramBytes,
       pageBytes: PAGE_BYTES,

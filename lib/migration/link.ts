@@ -46,7 +46,7 @@ export function checkTls(ticket: Ticket, tls: boolean): void {
 /** Opens the control connection; without a session to come back to this uses up the ticket. */
 export async function openControl(
   ticket: Ticket,
-  back: Pick<Hello, "session" | "rdma"> = {},
+  back: Pick<Hello, "session" | "rdma" | "pages"> = {},
 ): Promise<Omit<Opened, "channel">> {
   try {
     return await open(ticket, { role: "control", ...back });

@@ -28,6 +28,7 @@ import { promiseOf } from "./promise.ts";
 import { SourceAccount } from "./source_account.ts";
 import { COMMITTED_SOURCE_STATES, SOURCE_TRANSITIONS, StateMachine } from "./states.ts";
 import { DEADLINE_MS } from "./timing.ts";
+import { WayBack } from "./way_back.ts";
 
 export interface SourceOptions {
   machine: Machine;
@@ -43,7 +44,6 @@ const RESERVE_SHARE = 0.1;
 const RESERVE_MAX_MS = 50;
 /** The last round of pre-copy mode, with the guest stopped, has no limit of its own. */
 const LAST_ROUND_MS = 3_600_000;
-
 const NOTHING = new Uint8Array(0);
 
 export class SourceMigration {
@@ -71,6 +71,7 @@ export class SourceMigration {
   /** The operator knows of the lost link, and of how to go on without the destination's process. */
   #patient = false;
   #advised = false;
+  readonly #wayBack: WayBack;
   /** The destination's pager has said that it has every page. */
   #allRead = false;
 
@@ -89,6 +90,7 @@ export class SourceMigration {
     this.mode = options.migrate.mode;
     const { mode } = this;
     this.#account = new SourceAccount({ mode, tls: options.ticket.tls, machine: options.machine, pager: this.#pager });
+    this.#wayBack = new WayBack(this.#pager, this.#account, (detail) => this.#note(detail, "warning"));
     this.#left = left;
     this.#heldFirst = options.machine.held ?? false;
     this.#pages = options.machine.ramBytes / options.machine.shape.page_bytes;
@@ -335,10 +337,10 @@ export class SourceMigration {
     await this.#orderRun();
   }
 
-  /** QEMU has the pages too. What RDMA offers goes with this process, and what a kernel offers does without it. */
+  /** QEMU has the pages too, for another process to serve. What a kernel offers, or reads, does without one. */
   async #leave(): Promise<void> {
     const { settled, figures } = this.#account;
-    if (!this.#outlived || this.#pager.kind !== "user" || settled.transport !== "tcp") return;
+    if (!this.#outlived || this.#pager.kind !== "user" || settled.pager !== "user") return;
     const { bandwidthBytesPerSecond, prefetchConnections } = this.#options;
     const [ticket, session, mode, stopped] = [this.#ticket, this.#session, this.mode, this.#stays];
     await this.#keep({ ticket, session, mode, stopped, bandwidthBytesPerSecond, prefetchConnections, figures });
@@ -465,7 +467,10 @@ export class SourceMigration {
     for (;;) {
       const { message } = await this.#connected.receive(DEADLINE_MS.silence);
       if (message.type === "complete") return message;
-      if (message.type === "progress") this.#account.told = message.stats;
+      if (message.type === "progress") {
+        this.#account.told = message.stats;
+        this.#wayBack.taken();
+      }
       if (message.type === "failed") throw this.#loss(message.message);
     }
   }
@@ -529,8 +534,9 @@ export class SourceMigration {
 
   async #reconnect(): Promise<void> {
     await this.#pager.dropLink();
-    const rdma = this.#account.settled.transport === "rdma" ? (await this.#preparePager()).rdma : null;
-    const { peer, state } = await openControl(this.#ticket, { session: this.#session, ...(rdma ? { rdma } : {}) });
+    const way = await this.#wayBack.next(() => this.#preparePager());
+    const { peer, state } = await openControl(this.#ticket, { session: this.#session, ...way });
+    this.#wayBack.tried(way);
     this.#take(peer);
     if (state === "failed") throw this.#loss("The guest is lost: its QEMU has ended, says the destination");
     // First, as a QEMU that lets its guest run may touch a page that is missing.
@@ -542,7 +548,7 @@ export class SourceMigration {
   /** Nobody listens any more where the destination did: its process has ended. */
   #missed(cause: unknown): void {
     if (!this.#outlived) throw this.#loss(nobodyListens(this.#ticket), cause);
-    if (!this.#advised) this.#onEvent({ type: "note", level: "warning", detail: this.#howToAttach });
+    if (!this.#advised) this.#note(this.#howToAttach, "warning");
     this.#advised = true;
   }
 
@@ -579,8 +585,8 @@ export class SourceMigration {
     return this.#peer;
   }
 
-  #note(detail: string): void {
-    this.#onEvent({ type: "note", level: "info", detail });
+  #note(detail: string, level: "info" | "warning" = "info"): void {
+    this.#onEvent({ type: "note", level, detail });
   }
 }
 

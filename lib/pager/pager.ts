@@ -136,6 +136,8 @@ export interface DestinationPager extends AsyncDisposable {
    * of its own, some seconds. TCP: nothing, as page connections come through `addPages()`. Throws NativeError.
    */
   connect(rendezvous: Rendezvous | null): Promise<void>;
+  /** After `dropLink()`: pages come over TCP from here on, whatever they came by. @default they cannot */
+  goOverTcp?(): void;
   /** A page connection over TCP, taken over; a pager that does not use TCP closes it. */
   addPages(channel: Channel, role: PageRole): void;
   /** Closes what is left of a lost link; what was under way is wanted again, and what was reported is forgotten. */

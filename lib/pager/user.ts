@@ -168,9 +168,9 @@ class UserSourcePager implements SourcePager {
     }
   }
 
-  /** Over RDMA the destination reads by itself. */
+  /** Over RDMA the destination reads by itself, and only it can tell the sum where it has done so for a part. */
   stats(): PageStats | null {
-    return this.#transport === "tcp" ? this.#source.stats() : null;
+    return this.#transport === "tcp" && !this.#registered ? this.#source.stats() : null;
   }
 
   wait(timeoutMs: number): Promise<PagerEvents | null> {
@@ -188,13 +188,13 @@ class UserSourcePager implements SourcePager {
 
 class UserDestinationPager implements DestinationPager {
   readonly kind = "user";
-  readonly transport: Transport;
+  #transport: Transport;
   readonly #sink: PageSink;
   readonly #prefetchLinks: number;
 
   constructor(machine: Machine, options: DestinationPagerOptions) {
     const { transport, bandwidthBytesPerSecond: rate, prefetch, takeOver = false } = options;
-    this.transport = transport;
+    this.#transport = transport;
     this.#prefetchLinks = options.prefetchConnections;
     this.#sink = new PageSink(machine.ram, {
       precopyWindowBytes: windowOf(rate, WINDOW.precopyMs, WINDOW.unlimited.precopy),
@@ -204,6 +204,10 @@ class UserDestinationPager implements DestinationPager {
       // Over TCP the source keeps the limit.
       bytesPerSecond: transport === "rdma" ? rate : 0,
     });
+  }
+
+  get transport(): Transport {
+    return this.#transport;
   }
 
   get gone(): boolean {
@@ -224,6 +228,10 @@ class UserDestinationPager implements DestinationPager {
       }
     }
     throw failures[0];
+  }
+
+  goOverTcp(): void {
+    this.#transport = "tcp";
   }
 
   addPages(channel: Channel, role: PageRole): void {

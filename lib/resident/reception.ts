@@ -136,13 +136,17 @@ export class Reception implements Disposable {
     this.#migration.addPages(channel, message.role);
   }
 
-  async #welcomeControl(peer: Peer, { rdma }: MessageOf<"hello">): Promise<void> {
+  async #welcomeControl(peer: Peer, { rdma, pages }: MessageOf<"hello">): Promise<void> {
     const first = this.#session === null;
     this.#session ??= crypto.randomUUID();
     clearTimeout(this.#timer);
+    const { absence } = this.#migration;
+    const overTcp = pages === "tcp";
+    // It opens its page connections as soon as it is welcome.
+    if (overTcp) absence.goOverTcp();
     await this.#welcome(peer, this.#session);
     if (first) this.#first.resolve(peer);
-    else this.#migration.absence.end({ peer, rdma: rdma ?? null });
+    else absence.end({ peer, rdma: rdma ?? null, overTcp });
   }
 
   #welcome(peer: Peer, session: string): Promise<void> {

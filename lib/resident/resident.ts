@@ -242,19 +242,20 @@ export class Resident {
 
   /** Goes on serving the pages of a guest whose process died here, until the destination has them all. */
   async serve(left: Left, onEvent: (event: GygesEvent) => void): Promise<Summary> {
-    const { ticket, mode, bandwidthBytesPerSecond, prefetchConnections } = left;
+    const { ticket, mode, bandwidthBytesPerSecond, prefetchConnections, figures } = left;
     const { tls } = ticket;
+    const transport = "tcp";
     const migrate = {
       ...MIGRATE_DEFAULTS,
       mode,
       bandwidthBytesPerSecond,
       prefetchConnections,
       tls,
-      transport: "tcp",
+      transport,
     } as const;
     this.#source = new SourceMigration(
       { machine: this.#held, ticket, migrate, onEvent, keep: this.#keeper.keep },
-      left,
+      { ...left, figures: { ...figures, settled: { ...figures.settled, transport } } },
     );
     return await this.waitOn();
   }

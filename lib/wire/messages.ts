@@ -2,7 +2,8 @@
  * What source and destination say to each other, one JSON text a frame, some with bytes behind it.
  *
  *   source                                   destination
- *      hello {role, session?, rdma?}    ->            first on every connection
+ *      hello {role, session?, rdma?,    ->            first on every connection
+ *             pages?}
  *                                       <-   welcome {session, state} | refused
  *      offer {mode, machine, pager,     ->            control connection only from here
  *             transports, rdma?}
@@ -39,12 +40,13 @@
  * The bytes of `state` are the machine's; all other payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a
  * table of remote regions stands before a set: it replaces the table that was sent before it, and is empty where that one
  * still holds. Its bytes are an array of struct gyges_region of kernel/include/uapi/linux/gyges.h, by first page, without
- * overlap. A source that comes back says in its hello where the destination can connect by RDMA now.
+ * overlap. A source that comes back says in its hello where the destination can connect by RDMA now, or, where another
+ * process has taken the place of the one that had offered that, that pages come over TCP from here on.
  */
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";
 
-export const PROTOCOL_VERSION = 8;
+export const PROTOCOL_VERSION = 9;
 /** A JSON text longer than this is refused. */
 export const MAX_TEXT_BYTES = 1 << 16;
 
@@ -130,6 +132,7 @@ export const messageSchema = v.variant("type", [
     role: v.picklist(["control", "demand", "prefetch"]),
     session: v.exactOptional(name),
     rdma: v.exactOptional(rendezvousSchema),
+    pages: v.exactOptional(v.literal("tcp")),
   }),
   v.object({ type: v.literal("welcome"), session: name, name, state: v.picklist(destinationStates) }),
   v.object({ type: v.literal("refused"), field: name, ours: words, theirs: words, message: words }),

@@ -132,6 +132,30 @@ labTest("kernel pager: a link that is cut half way comes back", { kernel: "6.1",
   await proveWhole(there, summary);
 });
 
+/** A network that only RDMA uses. */
+const OF_RDMA = ["10.78.0.1", "10.78.0.2"] as const;
+
+labTest(
+  "user pager: pages go on over TCP where RDMA alone does not come back",
+  { kernel: "6.12", ...LAB },
+  async (lab) => {
+    const [one, two] = [lab.host(1), lab.host(2)];
+    const [guest, there] = await ready(lab, USER, { there: "there" }, "32M");
+    for (const [i, host] of [one, two].entries()) await host.ask(`ip addr add ${OF_RDMA[i]}/24 dev eth0`);
+    const migrate = move(one, guest, there, [...FULL, ...USER.move, "--rdma-listen", `${OF_RDMA[0]}:0`]);
+    await inPostcopy(migrate, there);
+    for (const [i, host] of [one, two].entries()) await host.ask(`ip addr del ${OF_RDMA[i]}/24 dev eth0`);
+    const summary = await account("6.12, user pager, by RDMA and then over TCP", guest, there, migrate);
+    assert.equal(summary.transport, "tls");
+    for (const process of [migrate, there.process]) {
+      proveRecovered(process);
+      const told = process.events.some((event) => event.type === "note" && /over TCP from here on/.test(event.detail));
+      assert.ok(told, "the operator was not told");
+    }
+    await proveWhole(there, summary);
+  },
+);
+
 labTest(
   "user pager over RDMA: a destination that is silent for 8 s keeps its links, and all pages come",
   { kernel: "6.12", ...LAB },

@@ -353,6 +353,34 @@ labTest("gyges dies at the destination, then at the source, and a guest moves al
   });
 });
 
+/** Enough is left when the first commands after the switch have ended. */
+const LONG = ["--mode", "full", "--bandwidth", "48Mbit"];
+
+labTest("the source's gyges dies whose pages went by RDMA from user space, and another serves them over TCP", {
+  kernel: "6.12",
+  ...OPTIONS,
+}, async (lab) => {
+  const guest = { workingSet: "8M", rate: 1500 };
+  await withGuest(lab, { pager: "user", guest }, async ({ command, here, there, run, home, away, console }) => {
+    const where = ["--pager", "user", "--listen", `${lab.host(2).address}:0`];
+    const prepare = there.start(["prepare", "away", ...where, "--", ...command]);
+    const { ticket } = await prepare.waitFor("ticket");
+    const migrate = here.start(["migrate", ticket, "--vm", "home", "--transport", "rdma", ...LONG]);
+    await Promise.all([migrate.reached("serving"), prepare.reached("running")]);
+    run.signal("SIGKILL");
+    await run.endedWith(KILLED);
+    await Promise.all([migrate.ended(), prepare.reached("paused")]);
+    const attach = here.start(["attach", "home"]);
+    await attach.endedWith(0, PATIENCE_MS);
+    await proveArrived(console, home, away);
+    const summary = await prepare.waitFor("summary");
+    say("6.12", summary);
+    assert.deepEqual([summary.pager, summary.transport, summary.duplicate_pages], ["user", "tls", 0]);
+    assert.ok(attach.states.includes("serving") && prepare.states.filter((state) => state === "running").length === 2);
+    await endGuest(there, "away", prepare);
+  });
+});
+
 /** A file, for both hosts, of where the guest in `host` has stamped pages. */
 async function stampedPages(lab: Lab, host: LabHost, mapper: string): Promise<string> {
   const list = await host.ask(`${mapper} list $(pgrep -f '${QEMU}')`, { timeoutMs: PATIENCE_MS });
