@@ -48,6 +48,12 @@ static int event_error(const struct rdma_cm_event *event)
 	}
 }
 
+/* A time-out says how far it came; other failures tell by themselves. */
+static int step_failed(const struct gy_err *err, int ret, const char *step)
+{
+	return ret == -ETIMEDOUT ? gy_err_set(err, ret, "timed out with %s", step) : ret;
+}
+
 /* Waits for what a step leads to. */
 static int await_event(struct rdma_link *link, uint64_t deadline_ns)
 {
@@ -75,9 +81,11 @@ static int resolve(struct rdma_link *link, const struct rdma_dial *dial, const s
 	if (ret == -ENODEV || (!ret && !link->id->verbs))
 		return gy_err_set(err, -ENODEV, "no RDMA device of this host leads to %s", dial->host);
 	if (ret)
-		return ret;
+		return step_failed(err, ret, "no answer for its address");
 	ret = rdma_lib_errno(link->rdma->rdma_resolve_route(link->id, ms_until(dial->deadline_ns)));
-	return ret ? ret : await_event(link, dial->deadline_ns);
+	if (!ret)
+		ret = await_event(link, dial->deadline_ns);
+	return step_failed(err, ret, "no route to it");
 }
 
 static int make_buffer(struct rdma_link *link, uint64_t bytes, const struct gy_err *err)
@@ -181,7 +189,11 @@ static int set_up(struct rdma_link *link, const struct rdma_dial *dial, const st
 		ret = make_queues(link, dial->depth);
 	if (!ret)
 		ret = watch_channels(link);
-	return ret ? ret : connect_to(link, dial);
+	if (ret)
+		return ret;
+	ret = connect_to(link, dial);
+	return step_failed(err, ret, dial->role == GYGES_ROLE_DEMAND ? "no answer to the first request" :
+								       "an answer to the first request, none to the next");
 }
 
 int rdma_link_dial(const struct rdma_dial *dial, struct rdma_link **out, const struct gy_err *err)

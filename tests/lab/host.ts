@@ -181,11 +181,16 @@ export class LabHost {
   }
 
   /**
-   * The same anew where it must be: what a connection manager sends while there is no link leaves soft-RoCE's queue pair
+   * Soft-RoCE makes no connection any more: what a connection manager sends while there is no link leaves its queue pair
    * for such messages in error, for good, as if the device were broken.
    */
+  async rdmaBroke(): Promise<boolean> {
+    return /type GSI state ERR/.test(await this.ask("rdma resource show qp"));
+  }
+
+  /** The device anew, where it must be. */
   async mendRdma(): Promise<void> {
-    if (!/type GSI state ERR/.test(await this.ask("rdma resource show qp"))) return;
+    if (!await this.rdmaBroke()) return;
     await this.ask("rdma link delete rxe0");
     await this.addRdma();
   }

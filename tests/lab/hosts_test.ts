@@ -1,6 +1,7 @@
 /** The lab itself: two hosts of either kernel, their network, soft-RoCE and KVM, and that trouble in them is seen. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { until } from "../helpers/host.ts";
 import { exists, tool } from "./cache.ts";
 import { isImpossible, troubleIn } from "./kernel_log.ts";
 import { KERNELS, Lab, type LabHost, labTest, runInLab } from "./lab.ts";
@@ -139,6 +140,25 @@ Deno.test("what fails on a link that carries nothing runs again, in another lab"
   assert.ok(first?.keptLogs);
   assert.match(await Deno.readTextFile(join(first.keptLogs, "host2.state")), /"used-idx": \d/);
   await Deno.remove(first.keptLogs, { recursive: true });
+});
+
+Deno.test("what fails where soft-RoCE makes no connections any more runs again, in another lab", async () => {
+  const labs: Lab[] = [];
+  await runInLab({ kernel: "6.12", rdma: true }, async (lab) => {
+    if (labs.push(lab) > 1) return;
+    const [one, two] = [lab.host(1), lab.host(2)];
+    await one.ask(`rping -s -P -a ${one.address} >/dev/null 2>&1 &`);
+    const talk = `rping -c -a ${one.address} -C 1000000 >/dev/null 2>&1 &`;
+    await two.ask(talk);
+    await until(async () => /type RC state RTS/.test(await two.ask("rdma resource show qp")), () => "they do not talk");
+    assert.ok(!await lab.rdmaBroke(), "it makes connections");
+    // Its connection manager says goodbye where no way leads to the other host.
+    await two.ask("ip link set eth0 down && pkill -KILL rping");
+    await until(() => lab.rdmaBroke(), () => "what was said without a link has done it no harm");
+    throw new Error("made up by a test");
+  });
+  assert.equal(labs.length, 2);
+  for (const { keptLogs } of labs) if (keptLogs) await Deno.remove(keptLogs, { recursive: true });
 });
 
 Deno.test("isImpossible() knows flags that no processor has", () => {

@@ -158,6 +158,12 @@ export class Lab implements AsyncDisposable {
     return await this.meet().then(() => false, () => true);
   }
 
+  /** Soft-RoCE has failed in a host that takes commands, as it may where a link is cut: no move comes back by RDMA then. */
+  async rdmaBroke(): Promise<boolean> {
+    for (const host of this.hosts) if (await host.rdmaBroke().catch(() => false)) return true;
+    return false;
+  }
+
   /** Ends what a test has left running and makes all as it was after boot. What is wrong with the hosts, or nothing. */
   async renew(): Promise<string[]> {
     const trouble = await this.#unload();
@@ -309,7 +315,7 @@ async function attempt(options: LabOptions, body: (lab: Lab) => Promise<void>): 
     failures.push(error);
   }
   const emulationBroke = lab.hosts.some((host) => host.emulationBroke) ||
-    (failures.length > 0 && await lab.linkBroke());
+    (failures.length > 0 && (await lab.rdmaBroke() || await lab.linkBroke()));
   const reusable = lab.whole && failures.length === 0;
   // Not by `await using`: of two errors Deno would show neither.
   if (reusable) await keep(lab, options).catch((error) => failures.push(error));
