@@ -48,7 +48,7 @@ class StandardStream {
 
 const encoder = new TextEncoder();
 
-export class StandardStreams implements Terminal {
+class StandardStreams implements Terminal {
   readonly #out = new StandardStream(Deno.stdout);
   readonly #err = new StandardStream(Deno.stderr);
   /** One for both streams, which are one terminal as often as not. */
