@@ -10,6 +10,7 @@
 #include <linux/userfaultfd.h>
 #include <openssl/crypto.h>
 #include <openssl/ssl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -249,6 +250,13 @@ int gy_host_facts(struct gy_host_facts *facts)
 		facts->memlock_hard_bytes = limit_bytes(memlock.rlim_max);
 	}
 	return 0;
+}
+
+int gy_host_takes_output(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLOUT };
+
+	return poll(&p, 1, 0) != 0;
 }
 
 int gy_host_redirect_output(const char *path)

@@ -42,6 +42,9 @@ struct gy_host_facts {
 /* Looks. Changes nothing, takes milliseconds, 0 always. Any thread. */
 GY_EXPORT int gy_host_facts(struct gy_host_facts *facts);
 
+/* 1: some bytes written to @fd now, a page to a pipe, are taken at once, or refused; 0: they would wait for a reader. */
+GY_EXPORT int gy_host_takes_output(int fd);
+
 /*
  * Appends the process's stdout and stderr to the file @path from now on (made with mode 0600).
  * Errors: those of open(2) and dup3(2).

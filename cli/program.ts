@@ -8,10 +8,9 @@ import { standardStreams } from "./terminal.ts";
 /** Does what `args` ask for and answers the code to exit with, once all is said. Never throws. */
 export async function main(args: string[]): Promise<number> {
   const code = await act(args);
-  const failure = await standardStreams.drained();
+  const failure = standardStreams.drain();
   if (!failure) return code;
   standardStreams.err(`gyges: Not all of stdout could be written: ${failure.message}\n`);
-  await standardStreams.drained();
   return code === EXIT.completed ? EXIT.internal : code;
 }
 

@@ -21,27 +21,35 @@ export interface Terminal {
 
 /** Of a pipe whose reader has gone, and of a terminal that has been closed. */
 const READER_GONE = ["EPIPE", "EIO"];
+/** A pipe that takes anything takes so much; a terminal as good as always. */
+const PIECE_BYTES = 1024;
 /** Some minutes of samples. */
 const MUCH_BYTES = 65_536;
+/** Between two looks at whether what waits is taken. */
+const LOOK_MS = 50;
 
 class StandardStream {
   readonly #stream: typeof Deno.stdout;
+  readonly fd: number;
   closed = false;
   /** Why something was not written, first of all; null: whatever was not had no reader any more. */
   failure: Error | null = null;
 
-  constructor(stream: typeof Deno.stdout) {
+  constructor(stream: typeof Deno.stdout, fd: number) {
     this.#stream = stream;
+    this.fd = fd;
   }
 
-  async write(bytes: Uint8Array): Promise<void> {
+  /** How many of `bytes` are done with. */
+  write(bytes: Uint8Array): number {
     try {
-      for (let rest = bytes; rest.length > 0 && !this.closed;) rest = rest.subarray(await this.#stream.write(rest));
+      return this.closed ? bytes.length : this.#stream.writeSync(bytes);
     } catch (error) {
       if (!(error instanceof Error)) throw error;
       // What comes later may find room again on a disk that is full now.
       if ("code" in error && READER_GONE.includes(String(error.code))) this.closed = true;
       else this.failure ??= error;
+      return bytes.length;
     }
   }
 }
@@ -49,11 +57,13 @@ class StandardStream {
 const encoder = new TextEncoder();
 
 class StandardStreams implements Terminal {
-  readonly #out = new StandardStream(Deno.stdout);
-  readonly #err = new StandardStream(Deno.stderr);
-  /** One for both streams, which are one terminal as often as not. */
-  #written = Promise.resolve();
+  readonly #out = new StandardStream(Deno.stdout, 1);
+  readonly #err = new StandardStream(Deno.stderr, 2);
+  /** For both streams in turn, which are one terminal as often as not. */
+  readonly #waiting: { stream: StandardStream; bytes: Uint8Array }[] = [];
   #waitingBytes = 0;
+  #takes: ((fd: number) => boolean) | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   get outClosed(): boolean {
     return this.#out.closed;
@@ -61,6 +71,11 @@ class StandardStreams implements Terminal {
 
   get isBehind(): boolean {
     return this.#waitingBytes > MUCH_BYTES;
+  }
+
+  /** From here on nothing is written that a stream does not take at once, as `takes` knows; it waits. */
+  neverWait(takes: (fd: number) => boolean): void {
+    this.#takes = takes;
   }
 
   out(text: string): void {
@@ -83,17 +98,34 @@ class StandardStreams implements Terminal {
     }
   }
 
-  /** Resolves when all is written, or will never be: with what kept some of stdout from being so. */
-  async drained(): Promise<Error | null> {
-    await this.#written;
+  /** Writes all that still waits, however long that takes; resolves with what kept some of stdout from being written. */
+  drain(): Error | null {
+    this.#takes = null;
+    this.#pump();
     return this.#out.failure;
   }
 
   #write(stream: StandardStream, text: string): void {
-    if (stream.closed) return;
     const bytes = encoder.encode(text);
+    this.#waiting.push({ stream, bytes });
     this.#waitingBytes += bytes.length;
-    this.#written = this.#written.then(() => stream.write(bytes)).finally(() => this.#waitingBytes -= bytes.length);
+    if (this.#timer === undefined) this.#pump();
+  }
+
+  /** Writes what is taken. */
+  #pump(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    for (let [first] = this.#waiting; first; [first] = this.#waiting) {
+      if (this.#takes?.(first.stream.fd) === false) {
+        this.#timer = setTimeout(() => this.#pump(), LOOK_MS);
+        return;
+      }
+      const done = first.stream.write(this.#takes ? first.bytes.subarray(0, PIECE_BYTES) : first.bytes);
+      this.#waitingBytes -= done;
+      first.bytes = first.bytes.subarray(done);
+      if (first.bytes.length === 0) this.#waiting.shift();
+    }
   }
 }
 

@@ -43,6 +43,8 @@ const FACTS_BYTES = 72;
 const SYMBOLS = {
   // int gy_host_facts(struct gy_host_facts *facts)
   gy_host_facts: { parameters: ["buffer"], result: "i32" },
+  // int gy_host_takes_output(int fd)
+  gy_host_takes_output: { parameters: ["i32"], result: "i32" },
   // int gy_host_redirect_output(const char *path)
   gy_host_redirect_output: { parameters: ["buffer"], result: "i32" },
   // int64_t gy_host_read(const char *path, void *buf, uint64_t cap)
@@ -78,6 +80,11 @@ export function hostFacts(): HostFacts {
     memlockSoftBytes: view.getBigUint64(56, true),
     memlockHardBytes: view.getBigUint64(64, true),
   };
+}
+
+/** Whether some bytes written to `fd` now, a page to a pipe, hold nobody up: they are taken, or refused at once. */
+export function takesOutput(fd: number): boolean {
+  return library().symbols.gy_host_takes_output(fd) !== 0;
 }
 
 /** Sends everything that this process, its native code included, writes to stdout and stderr to the end of `path`; -errno. */

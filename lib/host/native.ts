@@ -16,6 +16,11 @@ export function redirectOutput(path: string): void {
   if (result < 0) throw new Error(`Cannot write to ${path}: errno ${-result}`);
 }
 
+/** Whether some bytes written to `fd` now hold nobody up. Throws PreflightError as hostFacts() does. */
+export function takesOutput(fd: number): boolean {
+  return opening(() => host.takesOutput(fd));
+}
+
 /** A file, also of /proc, /sys and /dev; null where it cannot be read. Throws PreflightError as hostFacts() does. */
 export function readHostFile(path: string): string | null {
   return opening(() => host.readHostFile(path));
