@@ -98,7 +98,7 @@ class StandardStreams implements Terminal {
     }
   }
 
-  /** Writes all that still waits, however long that takes; resolves with what kept some of stdout from being written. */
+  /** Writes all that still waits, however long that takes; answers what kept some of stdout from being written. */
   drain(): Error | null {
     this.#takes = null;
     this.#pump();

@@ -1,5 +1,5 @@
 /** What a guest says of itself once it has run. */
-import { setTimeout as sleep } from "node:timers/promises";
+import { pause } from "../migration/timing.ts";
 import type { Machine } from "./machine.ts";
 
 /** A slow guest comes to its next page in 5 ms. */
@@ -16,7 +16,7 @@ export async function reportOfRun(machine: Pick<Machine, "report">): Promise<Ret
   if (!first.running || first.verified_pages === null) return first;
   let report = first;
   while (report.verified_pages === first.verified_pages && performance.now() < until) {
-    await sleep(1);
+    await pause(1);
     report = machine.report();
   }
   return report;

@@ -64,8 +64,9 @@ export class Absence {
   goOverTcp(): void {
     if (!this.#awaited) return;
     const pages = this.#now.pages();
-    if (pages.transport === "rdma" && pages.goOverTcp) this.#note("warning", "Pages come over TCP from here on");
-    pages.goOverTcp?.();
+    if (pages.transport === "tcp" || !pages.goOverTcp) return;
+    pages.goOverTcp();
+    this.#note("warning", "Pages come over TCP from here on");
   }
 
   // ---- for the migration ----

@@ -68,7 +68,8 @@ export class DestinationMigration {
   #loaded = false;
   #prefetches = false;
   #last: WireStats = NO_STATS;
-  #transport: Transport = "tcp";
+  /** What a process that died before this one took over had its pages by. */
+  #transportBefore: Transport = "tcp";
   #regions: Uint8Array<ArrayBuffer> = new Uint8Array(0);
   /** Counted by a process that died before this one took over. */
   #before: Pick<WireStats, "precopy_pages" | "wire_bytes"> = { precopy_pages: 0, wire_bytes: 0 };
@@ -175,7 +176,7 @@ export class DestinationMigration {
   async attach({ loaded, machine, pager }: TakenOver): Promise<Summary> {
     this.#machine = machine;
     this.#mode = loaded.mode;
-    this.#transport = loaded.transport;
+    this.#transportBefore = loaded.transport;
     this.#startedAt = performance.now();
     this.#loadedAt = this.#startedAt - (Date.now() - loaded.loadedAt);
     this.#stoppedAt = this.#loadedAt;
@@ -265,7 +266,6 @@ export class DestinationMigration {
     this.#offer = offer;
     this.#mode = offer.mode;
     const { kind, transport } = this.#pager;
-    this.#transport = transport;
     peer.maxPayloadBytes = payloadBound(this.#machine, transport);
     this.#note("info", `Pages move by ${why}`);
     await peer.send({ type: "accepted", pager: kind, transport, why: why.slice(0, MAX_WORDS) });
@@ -395,7 +395,7 @@ export class DestinationMigration {
     await this.#options.keep?.({
       machine,
       mode,
-      transport: this.#transport,
+      transport: this.#pages.transport,
       bandwidthBytesPerSecond: bandwidth_bytes_per_s,
       prefetch,
       prefetchConnections: prefetch_connections,
@@ -561,7 +561,7 @@ export class DestinationMigration {
     return makeSummary({
       mode: this.mode ?? "full",
       pager: this.#pager?.kind ?? "user",
-      transport: this.#pager?.transport ?? this.#transport,
+      transport: this.#pager?.transport ?? this.#transportBefore,
       tls: this.#options.tls,
       ramBytes: this.#built.ramBytes,
       pageBytes: PAGE_BYTES,

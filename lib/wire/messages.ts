@@ -40,8 +40,8 @@
  * The bytes of `state` are the machine's; all other payloads are page sets as ffi/page_set.ts encodes them. Over RDMA a
  * table of remote regions stands before a set: it replaces the table that was sent before it, and is empty where that one
  * still holds. Its bytes are an array of struct gyges_region of kernel/include/uapi/linux/gyges.h, by first page, without
- * overlap. A source that comes back says in its hello where the destination can connect by RDMA now, or, where another
- * process has taken the place of the one that had offered that, that pages come over TCP from here on.
+ * overlap. A source that comes back says in its hello where the destination can connect by RDMA now, or, where RDMA did not
+ * come back or the process that had offered it has died, that pages come over TCP from here on.
  */
 import * as v from "valibot";
 import { destinationStates, summarySchema } from "../monitor/summary.ts";

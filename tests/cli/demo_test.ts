@@ -4,7 +4,8 @@ import * as v from "valibot";
 import { listRunning } from "../../lib/control/runtime_dir.ts";
 import { summarySchema } from "../../lib/monitor/summary.ts";
 import { builtFiles } from "../helpers/binary.ts";
-import { Host, isAlive, until } from "../helpers/cli_host.ts";
+import { Host, until } from "../helpers/cli_host.ts";
+import { isAlive } from "../helpers/proc.ts";
 import { needsKvm } from "../helpers/kvm.ts";
 
 for (const { form, path } of builtFiles()) {

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { touchesOf } from "../../lib/events.ts";
 import { builtFiles } from "../helpers/binary.ts";
-import { Host, isAlive, until } from "../helpers/cli_host.ts";
+import { Host, until } from "../helpers/cli_host.ts";
+import { isAlive } from "../helpers/proc.ts";
 import { needsKvm } from "../helpers/kvm.ts";
 
 for (const { form, path } of builtFiles()) {

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import type { GygesEvent } from "../../lib/events.ts";
 import { parseEvent } from "../../lib/monitor/summary.ts";
 import { run, type RunResult } from "./binary.ts";
+import { isAlive } from "./proc.ts";
 
 /** The built file with a runtime directory of its own; whatever it started in the background is ended. */
 export class Host implements AsyncDisposable {
@@ -62,16 +63,6 @@ export class Host implements AsyncDisposable {
 
 function isOf<T extends GygesEvent["type"]>(event: GygesEvent, type: T): event is Extract<GygesEvent, { type: T }> {
   return event.type === type;
-}
-
-/** Whether process `pid` lives; a zombie of the test's own machine does not. */
-export function isAlive(pid: number): boolean {
-  try {
-    return !/^\d+ \(.*\) [ZX]/.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
-  } catch (error) {
-    if (error instanceof Error) return false;
-    throw error;
-  }
 }
 
 export async function until(what: string, holds: () => boolean): Promise<void> {

@@ -1,4 +1,4 @@
-/** What a process holds, as the kernel counts it. */
+/** What a process holds, as the kernel counts it, and whether it lives. */
 
 export interface Held {
   fds: number;
@@ -16,6 +16,16 @@ export function heldBy(pid: number): Held {
     threads: kib("Threads"),
     privateMib: kib("RssAnon") / 1024,
   };
+}
+
+/** Whether process `pid` lives; a zombie of the test's own machine does not. */
+export function isAlive(pid: number): boolean {
+  try {
+    return !/^\d+ \(.*\) [ZX]/.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
+  } catch (error) {
+    if (error instanceof Error) return false;
+    throw error;
+  }
 }
 
 /** Children of this process that nobody has waited for. */

@@ -5,6 +5,7 @@ import { touchesOf } from "../../lib/events.ts";
 import { builtFiles } from "../helpers/binary.ts";
 import { type Host, pause, until } from "../helpers/host.ts";
 import { kvmTest } from "../helpers/kvm.ts";
+import { isAlive } from "../helpers/proc.ts";
 import { proveReport } from "../helpers/proof.ts";
 
 const PIPE_BYTES = 65_536;
@@ -46,7 +47,7 @@ class Shells implements AsyncDisposable {
     }
   }
 
-  /** What follows `pattern` in the file `name`, once it is there. */
+  /** What fits `pattern` in the file `name`, once it is there. */
   async find(name: string, pattern: RegExp): Promise<string> {
     let found: string | undefined;
     await until(() => (found = pattern.exec(this.read(name))?.[0]) !== undefined, () => `${name}: ${this.read(name)}`);
@@ -71,15 +72,6 @@ function kill(pid: number): void {
     Deno.kill(pid, "SIGKILL");
   } catch (error) {
     if (!(error instanceof TypeError) && !(error instanceof Deno.errors.NotFound)) throw error;
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return !/^\d+ \(.*\) Z/.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
   }
 }
 
