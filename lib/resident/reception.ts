@@ -129,6 +129,8 @@ export class Reception implements Disposable {
     const refusal = this.#objection(message);
     if (refusal) {
       await peer.send(refusal);
+      // The session's own source is no stranger: one that gave up comes back to say so, to a side that knows it.
+      if (this.#isOurs(message)) return peer[Symbol.dispose]();
       throw new Error(refusal.message);
     }
     if (message.role === "control") return await this.#welcomeControl(peer, message);
@@ -153,6 +155,10 @@ export class Reception implements Disposable {
     return peer.send({ type: "welcome", session, name: this.#door.name, state: this.#migration.absence.answer });
   }
 
+  #isOurs({ session }: MessageOf<"hello">): boolean {
+    return session !== undefined && session === this.#session;
+  }
+
   #objection(hello: MessageOf<"hello">): MessageOf<"refused"> | null {
     if (hello.protocol !== PROTOCOL_VERSION) {
       return refused(
@@ -171,7 +177,7 @@ export class Reception implements Disposable {
         "a ticket works once: ask for a new one with gyges prepare",
       );
     }
-    if (hello.session !== this.#session) {
+    if (!this.#isOurs(hello)) {
       return refused("session", "another session", "a session that is not here", "ask for a new ticket");
     }
     if (hello.role === "control" && !this.#migration.absence.awaitsSource) {

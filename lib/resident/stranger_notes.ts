@@ -18,6 +18,7 @@ export class StrangerNotes implements Disposable {
   #told = false;
   #more = 0;
   #silentTold = 0;
+  #over = false;
 
   constructor(options: StrangerNotesOptions) {
     this.#options = options;
@@ -26,7 +27,9 @@ export class StrangerNotes implements Disposable {
     Deno.unrefTimer(this.#timer);
   }
 
+  /** After the end nobody is told: a handshake may outlive the door, and the process has said its last word. */
   refused(why: string): void {
+    if (this.#over) return;
     if (this.#told) this.#more++;
     else this.#note(`A connection was refused: ${why}`);
     this.#told = true;
@@ -35,6 +38,7 @@ export class StrangerNotes implements Disposable {
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
     this.#sumUp();
+    this.#over = true;
   }
 
   #sumUp(): void {

@@ -192,6 +192,17 @@ const BALLOONED = { pager: "user", guest: { balloon: "romfile=" }, extra: MONITO
 const ORDER_MS = 3000;
 const HYBRID = ["--transport", "rdma", "--mode", "hybrid", "--precopy-timeout"];
 
+/** Has the guest take all of its memory back from its balloon, which may be on its way to the last order still. */
+async function deflate(host: LabHost): Promise<void> {
+  const order = `echo balloon ${parseInt(GUEST.memory)} >${PIPE}.in; echo info balloon >${PIPE}.in`;
+  let words = "";
+  const isEmpty = async () => {
+    words = await host.ask(`${order}; timeout 1 cat ${PIPE}.out || true`);
+    return new RegExp(`actual=${parseInt(GUEST.memory)}\\b`).test(words);
+  };
+  await until(isEmpty, () => `the monitor says ${words}`, PATIENCE_MS);
+}
+
 /** For good: not even root may trace anybody any more. What else is in this file needs no tracing. */
 const NO_TRACING = "echo 3 >/proc/sys/kernel/yama/ptrace_scope";
 
@@ -220,6 +231,7 @@ labTest("a Linux guest moves by the user pager over RDMA where nobody may trace,
     const error = events.at(-1);
     assert.ok(error?.type === "error");
     assert.match(error.message, /was given back to the host.*The guest runs at the source/);
+    await deflate(one);
     await console.untilAllChecked(PATIENCE_MS);
     console.failIfCorrupt();
 
