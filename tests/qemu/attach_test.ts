@@ -150,8 +150,8 @@ Deno.test("gyges attach at the source gives the word to run that its process cou
       return { bytes: new Uint8Array(0), cut: true };
     },
   });
-  await pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...FULL]).ended();
-  assert.ok(dead);
+  const { events } = await pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...FULL]).ended();
+  assert.ok(dead, `it ended before the word was given: ${JSON.stringify(events.at(-1))}`);
   assert.equal((await pair.host.sample(to.name)).state, "loading");
   await pair.host.start(["attach", home.name]).endedWith(0);
   pair.console.moveTo(to.log);
