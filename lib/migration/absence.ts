@@ -84,6 +84,14 @@ export class Absence {
     return await this.#returns.next(over.promise);
   }
 
+  /** The same however long it takes. */
+  async whenever(): Promise<Resumption> {
+    for (;;) {
+      const back = await this.#returns.next();
+      if (back) return back;
+    }
+  }
+
   /** Its control connection once the source is back; null: no page is missing any more. */
   async outlast(lost: Peer, error: unknown): Promise<Peer | null> {
     lost[Symbol.dispose]();

@@ -14,10 +14,11 @@ import { type Machine, NotRunError, type StatePiece } from "../machine/machine.t
 import { reportOfRun } from "../machine/report.ts";
 import type { PagerChoice, Transport } from "../options.ts";
 import type { DestinationPager, Pager } from "../pager/pager.ts";
-import type { Message, MessageOf, WireMachine, WireStats } from "../wire/messages.ts";
+import type { MessageOf, WireMachine, WireStats } from "../wire/messages.ts";
 import { type Peer, PeerFailedError, ProtocolError } from "../wire/peer.ts";
 import { Absence, wordsOf } from "./absence.ts";
 import { type ControlLink, listen } from "./control_link.ts";
+import { Goodbye } from "./goodbye.ts";
 import type { Loaded, TakenOver } from "./loaded.ts";
 import { failedBeforeCommit, lossError, lossWords } from "./loss.ts";
 import { checkOffer, payloadBound, settle } from "./settle.ts";
@@ -76,6 +77,7 @@ export class DestinationMigration {
   #cancelled: GygesError | null = null;
   /** Why the guest has not run here, and will not. */
   #notRun: string | null = null;
+  #sourceKnows = Promise.resolve();
 
   constructor(options: DestinationOptions, state: DestinationState = "listening") {
     this.#options = options;
@@ -131,6 +133,11 @@ export class DestinationMigration {
   /** The guest is here, whole or not. */
   get committed(): boolean {
     return ["running", "paused", "completed"].includes(this.state);
+  }
+
+  /** Once receive() has resolved: resolves when its source has heard that every page is here. */
+  get sourceKnows(): Promise<void> {
+    return this.#sourceKnows;
   }
 
   /** The machine is loaded and the source may have said `run`: only the source can say what becomes of the guest. */
@@ -531,27 +538,19 @@ export class DestinationMigration {
     }
   }
 
-  /**
-   * Tells the source that it may go. A source that is away is given time to come back and hear it; the guest is
-   * whole and does not wait.
-   */
+  /** Tells the source that it may go, and waits for its account, not without end. The guest is whole and does not wait. */
   async #sayGoodbye(first: ControlLink | null): Promise<Summary> {
     const { corrupt, verified_pages, largest_stall_ns } = await reportOfRun(this.#built);
-    const complete: Message = {
+    const goodbye = new Goodbye(this.absence, {
       type: "complete",
       stats: this.stats,
       start_ns: toNs(this.#startMs),
       guest: { corrupt, verified_pages, largest_stall_ns },
-    };
-    for (let link = first; link;) {
-      using late = delay(DEADLINE_MS.answer);
-      await link.peer.send(complete).catch(() => {});
-      await Promise.race([link.settled, late.promise]);
-      link.peer[Symbol.dispose]();
-      if (link.message?.type === "finished") return link.message.summary;
-      const next = await this.absence.next();
-      link = next ? listen(next.peer) : null;
-    }
+    });
+    const summary = await goodbye.say(first);
+    if (summary) return summary;
+    this.#note("warning", "The source does not know that every page is here: it is told whenever it comes back");
+    this.#sourceKnows = goodbye.sayLater().then(() => this.#note("info", "The source is back, and knows"));
     return this.ownSummary();
   }
 

@@ -47,7 +47,7 @@ export function lossError(loss: Loss, phase: string): MigrationError {
 
 /** @param words a sentence that says what became of the guest */
 export function lossAtSource(words: string, cause?: unknown): MigrationError {
-  return new MigrationError(`${words}. Start it again; gyges vm stop ends the process here`, {
+  return new MigrationError(`${words}. Start it again unless it has moved on; gyges vm stop ends the process here`, {
     phase: "serving",
     guestLocation: "lost",
     exitCode: EXIT.guestLost,
@@ -56,8 +56,8 @@ export function lossAtSource(words: string, cause?: unknown): MigrationError {
 }
 
 export function nobodyListens({ host, port }: Ticket): string {
-  return `The guest is lost: nobody listens at ${host}:${port} any more, so the process that held it has ended, with ` +
-    "pages still missing";
+  return `The guest is lost: nobody listens at ${host}:${port} any more, so the process that held it has ended, and when ` +
+    "it was last heard pages were missing";
 }
 
 /** Whoever served them has died, and the QEMU that had them has ended. */

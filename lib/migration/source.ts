@@ -540,7 +540,7 @@ export class SourceMigration {
     this.#take(peer);
     if (state === "failed") throw this.#loss("The guest is lost: its QEMU has ended, says the destination");
     // First, as a QEMU that lets its guest run may touch a page that is missing.
-    await this.#connectPager();
+    if (state !== "completed") await this.#connectPager();
     // The destination's word decides: it has not heard our run, so the guest has not run there.
     if (state === "loading") await this.#sayRun(peer);
   }

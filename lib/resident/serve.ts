@@ -131,7 +131,8 @@ async function holdArrived(
     if (!migration.committed || error instanceof GygesError) forgetRecord(directory);
     throw error;
   }
-  reception[Symbol.dispose]();
+  // Until then the source may come and ask.
+  void migration.sourceKnows.then(() => reception[Symbol.dispose]());
   run.signal?.removeEventListener("abort", interrupt);
   const { machine } = migration;
   if (!machine) throw new Error("A migration completed without a machine");

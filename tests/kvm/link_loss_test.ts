@@ -1,11 +1,13 @@
 /** The link is lost after the commit point: both sides pause, the guest waits intact, and goes on when it is back. */
 import assert from "node:assert/strict";
+import { parseTicket } from "../../lib/wire/ticket.ts";
 import type { GygesProcess, StartOptions } from "../helpers/gyges_process.ts";
-import { type Host, pause } from "../helpers/host.ts";
+import { type Host, pause, until } from "../helpers/host.ts";
 import { kvmTest } from "../helpers/kvm.ts";
 import { type Destination, finished, type Holder, prepare, startGuest, startMove } from "../helpers/pair.ts";
 import { proveGuest, proveSummary } from "../helpers/proof.ts";
 import { Proxy } from "../helpers/proxy.ts";
+import { Wiretap } from "../helpers/wiretap.ts";
 
 interface Underway {
   source: Holder;
@@ -139,6 +141,37 @@ kvmTest("a link that does not come back ends migrate with 11, and both ends keep
   await host.start(["vm", "stop", "src"]).endedWith(2);
   await host.start(["vm", "stop", "dst"]).endedWith(2);
 });
+
+kvmTest(
+  "a source that is away when the last page comes is told so whenever it is back, and the door closes then",
+  async (host) => {
+    const source = await startGuest(host, "src", [], SOON);
+    const destination = await prepare(host, "dst", ["--tls", "off"], SOON);
+    let lost = false;
+    await using tap: Wiretap = new Wiretap(destination.ticket, {
+      onFrame: ({ type }) => {
+        if (type !== "complete" || lost) return null;
+        lost = true;
+        // Longer than either end waits without asking the operator.
+        tap.cut(["control", "demand", "prefetch"], 6_000);
+        return { bytes: new Uint8Array(0), cut: true };
+      },
+    });
+    const migrate = startMove(host, source, tap.ticket, ["--mode", "full", "--tls", "off"]);
+    await migrate.endedWith(11);
+    const alone = await destination.process.waitFor("summary");
+    const { host: hostname, port } = parseTicket(destination.ticket);
+    (await Deno.connect({ hostname, port })).close();
+    const { events } = await source.process.endedWith(0);
+    const summary = events.at(-1);
+    assert.ok(summary?.type === "summary");
+    assert.deepEqual([summary.postcopy_pages, summary.duplicate_pages], [alone.postcopy_pages, 0]);
+    const isShut = () => Deno.connect({ hostname, port }).then((open) => open.close(), () => true);
+    await until(async () => await isShut() === true, () => "the destination still listens");
+    await proveGuest(host, destination);
+    host.assertEmpty();
+  },
+);
 
 kvmTest("SIGKILL of the source after the commit point leaves the guest waiting, unhurt", async (host) => {
   const destination = await prepare(host, "dst", [], SOON);

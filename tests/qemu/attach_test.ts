@@ -158,6 +158,30 @@ Deno.test("gyges attach at the source gives the word to run that its process cou
   await pair.proved();
 });
 
+Deno.test("gyges attach at the source hears, however late, that the destination had every page when its process died", async () => {
+  await using pair = await QemuPair.open(SHAPE);
+  const home = await pair.start();
+  const to = await pair.prepare({ args: ["--tls", "off"], env: { GYGES_RECONNECT_S: "1" } });
+  let dead = false;
+  await using tap = new Wiretap(to.ticket, {
+    onFrame: async ({ type }) => {
+      if (type !== "complete" || dead) return null;
+      dead = true;
+      await killed(home.process);
+      return { bytes: new Uint8Array(0), cut: true };
+    },
+  });
+  await pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...FULL]).ended();
+  const alone = await to.process.waitFor("summary");
+  const attach = pair.host.start(["attach", home.name]);
+  await attach.endedWith(0);
+  const { postcopy_pages, duplicate_pages } = await attach.waitFor("summary");
+  assert.deepEqual([postcopy_pages, duplicate_pages], [alone.postcopy_pages, 0]);
+  pair.console.moveTo(to.log);
+  await pair.proved();
+  await until(() => !pair.hasQemu(home.name), () => "the source's QEMU has ended");
+});
+
 Deno.test("gyges attach at the source is interrupted while the destination stays away, and tried again", async () => {
   await using pair = await QemuPair.open(SHAPE);
   const { name, home, to } = await widowed(pair, "run");
