@@ -1,5 +1,6 @@
 /** What the source still has to tell, or to find out, when the control connection is gone. */
 import { NativeError } from "../../ffi/native_error.ts";
+import { HandshakeError } from "../errors.ts";
 import type { Ticket } from "../wire/ticket.ts";
 import { openControl } from "./link.ts";
 import { DEADLINE_MS } from "./timing.ts";
@@ -7,20 +8,25 @@ import { DEADLINE_MS } from "./timing.ts";
 /** Refusals must go on for so long before they count as proof. */
 const REFUSED_MS = 3_000;
 
+/** Between two tries, once the operator would have been asked. */
+const SELDOM_MS = 5_000;
+
 /**
- * Tells a destination that has the machine and waits in doubt that its guest runs at the source. Ends when it was
- * told, when it is gone, or when an operator there has been asked. Never throws.
+ * Tells a destination that may have the machine, and then waits in doubt however long, that its guest runs at the source.
+ * Resolves when it was told, or is there no more. Never throws.
  */
 export async function tellGivenUp(ticket: Ticket, session: string): Promise<void> {
-  const deadline = performance.now() + DEADLINE_MS.reconnect;
-  while (performance.now() < deadline) {
+  const startedAt = performance.now();
+  for (;;) {
     try {
       const { peer } = await openControl(ticket, { session });
       using _ = peer;
       return await peer.send({ type: "failed", message: "the source gave up" });
     } catch (error) {
-      if (isRefusal(error)) return;
-      await new Promise((resolve) => setTimeout(resolve, DEADLINE_MS.retry));
+      // Another key: somebody else listens there now.
+      if (isRefusal(error) || (error instanceof HandshakeError && error.field === "ticket")) return;
+      const rests = performance.now() - startedAt > DEADLINE_MS.reconnect ? SELDOM_MS : DEADLINE_MS.retry;
+      await new Promise((resolve) => setTimeout(resolve, rests));
     }
   }
 }

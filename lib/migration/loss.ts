@@ -13,6 +13,10 @@ export function failedBeforeCommit(words: string, where: string, phase: string, 
   });
 }
 
+export function cannotBeContinued(words: string, stuck: string, phase: string, cause: unknown): MigrationError {
+  return failedBeforeCommit(words, `is here, stopped and whole, but cannot be continued: ${stuck}`, phase, cause);
+}
+
 // ---- at the destination: its QEMU has ended before all of the guest's memory was here ----
 
 export interface Loss {

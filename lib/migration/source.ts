@@ -21,12 +21,13 @@ import type { Ticket } from "../wire/ticket.ts";
 import { GoneWatch, tellGivenUp } from "./farewell.ts";
 import { checkTls, openControl } from "./link.ts";
 import type { Left } from "./loaded.ts";
-import { failedBeforeCommit, howToAttach, linkLost, lossAtSource, nobodyListens } from "./loss.ts";
+import { cannotBeContinued, failedBeforeCommit, howToAttach, linkLost, lossAtSource, nobodyListens } from "./loss.ts";
 import { handOverByItself } from "./own_move.ts";
 import { decide, type FinishedRound } from "./precopy_policy.ts";
 import { promiseOf } from "./promise.ts";
 import { SourceAccount } from "./source_account.ts";
 import { COMMITTED_SOURCE_STATES, SOURCE_TRANSITIONS, StateMachine } from "./states.ts";
+import { pulledPages } from "./stats.ts";
 import { DEADLINE_MS } from "./timing.ts";
 import { WayBack } from "./way_back.ts";
 
@@ -74,6 +75,7 @@ export class SourceMigration {
   readonly #wayBack: WayBack;
   /** The destination's pager has said that it has every page. */
   #allRead = false;
+  #destinationKnows = Promise.resolve();
 
   /**
    * Of a migration that begins, or of one that a process which died has `left`: that only goOn() continues. Throws
@@ -119,6 +121,11 @@ export class SourceMigration {
   /** The destination's process has ended with the guest. What is kept here is of no more use. */
   get lost(): boolean {
     return this.#lost;
+  }
+
+  /** Once run() has failed before the commit point: resolves when the destination does not wait for the guest any more. */
+  get destinationKnows(): Promise<void> {
+    return this.#destinationKnows;
   }
 
   get elapsedMs(): number {
@@ -295,7 +302,7 @@ export class SourceMigration {
     }
     this.#account.told = message.stats;
     return {
-      pulledPages: pulled(message.stats) - pulled(before),
+      pulledPages: pulledPages(message.stats) - pulledPages(before),
       durationMs: performance.now() - startedAt,
       leftPages: message.left_pages,
     };
@@ -420,10 +427,13 @@ export class SourceMigration {
     await this.#peer?.send({ type: "failed", message: "the source gave up" }).catch(() => {});
     this.#peer?.[Symbol.dispose]();
     // A cancel closed the connection, a time-out too: a destination that is loaded would wait for us to come back.
-    if (phase === "handover") void tellGivenUp(this.#ticket, this.#session);
+    if (phase === "handover") this.#destinationKnows = tellGivenUp(this.#ticket, this.#session);
     await this.#pager[Symbol.asyncDispose]();
     const cause = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
-    if (stuck !== null) return this.#cannotRunAgain(stuck, phase, cause);
+    if (stuck !== null) {
+      this.#states.to("failed", "the guest is here, and stands still");
+      return cannotBeContinued(messageOf(cause), messageOf(stuck), phase, cause);
+    }
     this.#states.to("failed", this.#stays ? "the guest is here, stopped as it was" : "the guest runs here");
     if (cause instanceof HandshakeError || cause instanceof MigrationError || cause instanceof PreflightError) {
       return cause;
@@ -440,12 +450,6 @@ export class SourceMigration {
     } catch (error) {
       return error ?? new Error("it does not say why");
     }
-  }
-
-  #cannotRunAgain(stuck: unknown, phase: string, cause: unknown): MigrationError {
-    this.#states.to("failed", "the guest is here, and stands still");
-    const where = `is here, stopped and whole, but cannot be continued: ${messageOf(stuck)}`;
-    return failedBeforeCommit(messageOf(cause), where, phase, cause);
   }
 
   // ---- after it ----
@@ -588,10 +592,6 @@ export class SourceMigration {
   #note(detail: string, level: "info" | "warning" = "info"): void {
     this.#onEvent({ type: "note", level, detail });
   }
-}
-
-function pulled(stats: WireStats): number {
-  return stats.precopy_pages + stats.zero_pages;
 }
 
 function messageOf(error: unknown): string {

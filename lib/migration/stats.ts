@@ -44,6 +44,11 @@ export function toWireStats(stats: PageStats): WireStats {
   };
 }
 
+/** In pre-copy; those that are zero at the source count too. */
+export function pulledPages(stats: WireStats): number {
+  return stats.precopy_pages + stats.zero_pages;
+}
+
 export interface SummaryParts {
   mode: Mode;
   /** The destination's: it is where faults are caught. */

@@ -69,6 +69,7 @@ export class Resident {
   /** The guest's memory may go at any time: nobody may ask for it any more. */
   #gone = false;
   #turn: Promise<unknown> = Promise.resolve();
+  #destinationKnows = Promise.resolve();
 
   constructor(name: string, onEvent: (event: GygesEvent) => void, keeper: Keeper) {
     this.#name = name;
@@ -79,6 +80,11 @@ export class Resident {
   /** What the process exits with, once nothing keeps it. */
   get ended(): Promise<ExitCode> {
     return this.#ended.promise;
+  }
+
+  /** Resolves when no destination is in doubt any more whose move has failed. What it is to hear only this process can say. */
+  get destinationKnows(): Promise<void> {
+    return this.#destinationKnows;
   }
 
   /** The guest is this process's from now on. */
@@ -210,6 +216,8 @@ export class Resident {
       context.signal.removeEventListener("abort", onGone);
       // A migration that failed after the commit point still holds the guest's pages.
       if (!source.committed) this.#source = null;
+      const before = this.#destinationKnows;
+      this.#destinationKnows = source.destinationKnows.then(() => before);
       if (!this.keepsPages) this.#keeper.forget();
     }
   }

@@ -8,6 +8,7 @@ import type { Machine } from "../machine/machine.ts";
 import { DestinationMigration } from "../migration/destination.ts";
 import type { Left, Loaded, TakenOver } from "../migration/loaded.ts";
 import { stillAway } from "../migration/loss.ts";
+import { DEADLINE_MS, delay } from "../migration/timing.ts";
 import type { MigrateOptions, PrepareOptions } from "../options.ts";
 import type { Pager } from "../pager/pager.ts";
 import type { WireMachine } from "../wire/messages.ts";
@@ -150,6 +151,7 @@ async function untilEnded(
   if (run.signal?.aborted) interrupt();
   const code = await resident.ended;
   run.signal?.removeEventListener("abort", interrupt);
+  await untilDestinationKnows(resident, run);
   // First, as whoever asks may ask for the guest.
   await server[Symbol.asyncDispose]();
   // A guest that is lost may never let go of its threads; the process's end takes them with it.
@@ -206,14 +208,29 @@ export async function serveLeft(
 async function answering<T>(
   directory: RuntimeDir,
   { machine, keepSource }: Leaving,
-  { onEvent }: RunOptions,
+  run: RunOptions,
   work: (resident: Resident) => Promise<T>,
 ): Promise<T> {
-  using _errors = outliveErrors(onEvent);
+  using _errors = outliveErrors(run.onEvent);
   // What there is to tell is told by the work itself.
   const resident = new Resident(directory.name, () => {}, keeperIn(directory, { keepSource }));
   await using held = machine;
   resident.hold(held);
   await using _server = await inRoom(directory.path, () => new ControlServer(directory.socketPath, resident.handlers));
-  return await work(resident);
+  try {
+    return await work(resident);
+  } finally {
+    await untilDestinationKnows(resident, run);
+  }
+}
+
+/** One that cannot be reached is waited for as long as for a lost link. */
+async function untilDestinationKnows(resident: Resident, { onEvent }: RunOptions): Promise<void> {
+  using late = delay(DEADLINE_MS.reconnect);
+  const knows = await Promise.race([resident.destinationKnows.then(() => true), late.promise]);
+  if (knows) return;
+  const detail =
+    "The destination cannot be told that its guest does not come: end the gyges that waits for it there by " +
+    "SIGKILL";
+  onEvent({ type: "note", level: "warning", detail });
 }

@@ -131,6 +131,11 @@ for (const signal of SIGNALS) {
   });
 }
 
+kvmTest("the source is ended in order while the destination is in doubt, which hears of it", async (host) => {
+  await heldAt(host, "loaded", (held) => sourceDies(host, held, "SIGTERM"));
+  host.assertEmpty();
+});
+
 kvmTest("the destination is killed while it is in doubt: the guest runs at the source", async (host) => {
   await heldAt(host, "loaded", (held) => destinationDies(host, held, "SIGKILL"));
   host.assertEmpty();

@@ -4,6 +4,7 @@ import { parseTicket } from "../../lib/wire/ticket.ts";
 import type { GygesProcess, StartOptions } from "../helpers/gyges_process.ts";
 import { type Host, pause, until } from "../helpers/host.ts";
 import { kvmTest } from "../helpers/kvm.ts";
+import { proveStays } from "../helpers/outcome.ts";
 import { type Destination, finished, type Holder, prepare, startGuest, startMove } from "../helpers/pair.ts";
 import { proveGuest, proveSummary } from "../helpers/proof.ts";
 import { Proxy } from "../helpers/proxy.ts";
@@ -172,6 +173,23 @@ kvmTest(
     host.assertEmpty();
   },
 );
+
+kvmTest("a destination in doubt is told, however late, that its guest stays at the source", async (host) => {
+  const source = await startGuest(host, "src", [], SOON);
+  const destination = await prepare(host, "dst", ["--tls", "off"], SOON);
+  await using tap: Wiretap = new Wiretap(destination.ticket, {
+    onFrame: ({ type }) => {
+      if (type !== "loaded") return null;
+      tap.cut(["control", "demand", "prefetch"], 6_000);
+      return { bytes: new Uint8Array(0), cut: true };
+    },
+  });
+  await startMove(host, source, tap.ticket, ["--mode", "full", "--tls", "off"]).endedWith(10);
+  assert.equal((await destination.process.waitFor("error")).code, 11);
+  await destination.process.endedWith(10);
+  await proveStays(host, source);
+  host.assertEmpty();
+});
 
 kvmTest("SIGKILL of the source after the commit point leaves the guest waiting, unhurt", async (host) => {
   const destination = await prepare(host, "dst", [], SOON);
