@@ -35,8 +35,8 @@ export interface DestinationOptions {
   build: (shape: WireMachine, pager: Pager) => Promise<Machine>;
   onEvent: (event: GygesEvent) => void;
   /**
-   * Keeps what another process needs should this one die, where the guest would outlive it: before the source hears that
-   * the guest is loaded, and again when more is known. Where it throws before the commit point the migration fails.
+   * Keeps what another process needs should this one die, where the guest would outlive it: before the guest is loaded,
+   * and again when more is known. Where it throws before the commit point the migration fails.
    */
   keep?: (loaded: Loaded) => Promise<void>;
 }
@@ -383,12 +383,13 @@ export class DestinationMigration {
     this.#states.to("loading", "the page sets have come, and CPU state follows");
     await this.#pages.discard(set);
     this.#missingAtStart = await this.#pages.arm();
+    // Here it takes no time: the source still saves.
+    await this.#keep();
   }
 
   async #load(peer: Peer, first: StatePiece): Promise<void> {
     if (this.#missingAtStart === null || this.#loaded) throw new ProtocolError(`Got "state" in state "${this.state}"`);
     await this.#built.restore(statePieces(peer, first, this.#built.maxStateBytes));
-    await this.#keep();
     this.#loaded = true;
     this.#loadedAt = performance.now();
     await peer.send({ type: "loaded", missing_pages: this.#missingAtStart });
