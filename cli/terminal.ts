@@ -114,7 +114,8 @@ class StandardStreams implements Terminal {
 
   /** Writes what is taken. */
   #pump(): void {
-    clearTimeout(this.#timer);
+    // Deno takes 4 ms to have timers at all.
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
     this.#timer = undefined;
     for (let [first] = this.#waiting; first; [first] = this.#waiting) {
       if (this.#takes?.(first.stream.fd) === false) {
