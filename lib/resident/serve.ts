@@ -159,6 +159,9 @@ async function untilEnded(
   return code;
 }
 
+/** For so long nobody need be told what is waited for. */
+const QUIET_MS = 1_000;
+
 /** A guest of QEMU that leaves by this process, which ends with the move. */
 interface Leaving {
   machine: Machine;
@@ -224,13 +227,20 @@ async function answering<T>(
   }
 }
 
-/** One that cannot be reached is waited for as long as for a lost link. */
+/** One that cannot be reached is tried for as long as a lost link. */
 async function untilDestinationKnows(resident: Resident, { onEvent }: RunOptions): Promise<void> {
-  using late = delay(DEADLINE_MS.reconnect);
-  const knows = await Promise.race([resident.destinationKnows.then(() => true), late.promise]);
-  if (knows) return;
-  const detail =
-    "The destination cannot be told that its guest does not come: end the gyges that waits for it there by " +
-    "SIGKILL";
-  onEvent({ type: "note", level: "warning", detail });
+  const knows = resident.destinationKnows.then(() => true);
+  const within = async (ms: number) => {
+    using late = delay(ms);
+    return await Promise.race([knows, late.promise]) ?? false;
+  };
+  const note = (level: "info" | "warning", detail: string) => onEvent({ type: "note", level, detail });
+  if (await within(QUIET_MS)) return;
+  const seconds = DEADLINE_MS.reconnect / 1000;
+  note("info", `The destination is not reached: for ${seconds} s this tries to tell it that its guest does not come`);
+  if (await within(DEADLINE_MS.reconnect)) return;
+  note(
+    "warning",
+    "The destination does not know that its guest does not come: there, end the gyges that waits by SIGKILL",
+  );
 }

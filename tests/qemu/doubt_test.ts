@@ -1,22 +1,29 @@
-/** A destination that is in doubt hears that the guest runs at the source. */
+/** A destination is in doubt, and its move is given up: it hears that the guest runs at the source, or an operator does. */
 import assert from "node:assert/strict";
-import { Hold, Wiretap } from "../helpers/wiretap.ts";
 import { until } from "../helpers/host.ts";
-import { QemuPair } from "./pair.ts";
+import { Hold, Wiretap } from "../helpers/wiretap.ts";
+import { type Held, QemuPair } from "./pair.ts";
+
+const PLAIN = ["--tls", "off"];
+const FULL = ["--mode", "full", ...PLAIN];
+
+/** Where a move of it may begin: at the process that holds it, or, which is killed then, at its monitor. */
+async function begins(pair: QemuPair, home: Held, by: "process" | "monitor"): Promise<string[]> {
+  if (by === "process") return ["--vm", home.name];
+  home.process.signal("SIGKILL");
+  await home.process.ended();
+  return ["--qmp", `${pair.host.runtimeDir}/${home.name}/qmp.sock`];
+}
 
 for (const by of ["monitor", "process"] as const) {
-  Deno.test(`a destination in doubt is told that the move was given up: by ${by}`, async () => {
+  Deno.test(`a destination in doubt is told that a migrate by ${by} was interrupted`, async () => {
     await using pair = await QemuPair.open({ rate: 8000, withDisk: true });
     const home = await pair.start();
-    if (by === "monitor") {
-      home.process.signal("SIGKILL");
-      await home.process.ended();
-    }
-    const to = await pair.prepare({ args: ["--tls", "off"] });
+    const from = await begins(pair, home, by);
+    const to = await pair.prepare({ args: PLAIN });
     const hold = new Hold("loaded");
     await using tap = new Wiretap(to.ticket, hold);
-    const from = by === "monitor" ? ["--qmp", `${pair.host.runtimeDir}/${home.name}/qmp.sock`] : ["--vm", home.name];
-    const migrate = pair.host.start(["migrate", tap.ticket, ...from, "--tls", "off", "--mode", "full"]);
+    const migrate = pair.host.start(["migrate", tap.ticket, ...from, ...FULL]);
     await hold.reached();
     migrate.signal("SIGINT");
     await migrate.endedWith(130);
@@ -27,3 +34,24 @@ for (const by of ["monitor", "process"] as const) {
     assert.ok(pair.hasQemu(home.name));
   });
 }
+
+Deno.test("a migrate that cannot tell a destination in doubt says so, and what to do there", async () => {
+  await using pair = await QemuPair.open({ rate: 8000, withDisk: true });
+  const home = await pair.start();
+  const from = await begins(pair, home, "monitor");
+  const to = await pair.prepare({ args: PLAIN });
+  await using tap: Wiretap = new Wiretap(to.ticket, {
+    onFrame: ({ type }) => {
+      if (type !== "loaded") return null;
+      tap.cut(["control", "demand", "prefetch"], 60_000);
+      return { bytes: new Uint8Array(0), cut: true };
+    },
+  });
+  const migrate = pair.host.start(["migrate", tap.ticket, ...from, ...FULL], { env: { GYGES_RECONNECT_S: "2" } });
+  const { events } = await migrate.endedWith(10);
+  const notes = events.flatMap((event) => event.type === "note" ? [event.detail] : []);
+  assert.match(notes.join("\n"), /for 2 s this tries to tell it.*\n.*end the gyges that waits by SIGKILL/);
+  await pair.proved();
+  to.process.signal("SIGKILL");
+  await until(() => !pair.hasQemu(to.name), () => "the QEMU that waited has ended");
+});
