@@ -3,7 +3,7 @@ import * as v from "valibot";
 import { NativeError } from "../ffi/native_error.ts";
 import { askMigration } from "./control/ask_migration.ts";
 import { ControlClient, ControlError } from "./control/client.ts";
-import { listOrphans, listRunning, runtimeBase, RuntimeDir } from "./control/runtime_dir.ts";
+import { listRunning, listSurvivors, runtimeBase, RuntimeDir, type Survivor } from "./control/runtime_dir.ts";
 import { type ExitCode, HandshakeError, PreflightError } from "./errors.ts";
 import type { GuestEvent, Sample, Summary } from "./events.ts";
 import { requireHost, requireMemory } from "./host/preflight.ts";
@@ -120,8 +120,8 @@ export async function vmStatus(name: string, options: { verify: boolean }): Prom
   return v.parse(guestSchema, await client.call("status", options));
 }
 
-/** What the processes do that own a directory here and answer, and the names of those that died and left a guest. */
-export async function vmList(): Promise<{ samples: Sample[]; orphans: string[] }> {
+/** What the processes do that own a directory here and answer, and the QEMUs that those which died have left. */
+export async function vmList(): Promise<{ samples: Sample[]; survivors: Survivor[] }> {
   const samples = await Promise.allSettled(
     listRunning().map(async ({ name }) => {
       using client = await ControlClient.connect(name);
@@ -130,7 +130,7 @@ export async function vmList(): Promise<{ samples: Sample[]; orphans: string[] }
   );
   return {
     samples: samples.flatMap((sample) => sample.status === "fulfilled" ? [sample.value] : []),
-    orphans: await listOrphans(),
+    survivors: await listSurvivors(),
   };
 }
 

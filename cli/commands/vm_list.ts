@@ -2,6 +2,7 @@
 import { object } from "@optique/core/constructs";
 import { map } from "@optique/core/modifiers";
 import { command } from "@optique/core/primitives";
+import { survivorWords } from "../../lib/control/runtime_dir.ts";
 import { EXIT } from "../../lib/errors.ts";
 import type { Action } from "../action.ts";
 import { listText } from "../render.ts";
@@ -14,11 +15,10 @@ export const vmList = command(
     output: { json },
     async run({ output }) {
       const { vmList } = await import("../../lib/api.ts");
-      const { samples, orphans } = await vmList();
+      const { samples, survivors } = await vmList();
       output.answer(samples, () => listText(samples));
-      for (const name of orphans) {
-        const detail = `The process of "${name}" has died, and its guest waits: run gyges attach ${name}`;
-        output.event({ type: "note", level: "warning", detail });
+      for (const survivor of survivors) {
+        output.event({ type: "note", level: "warning", detail: survivorWords(survivor) });
       }
       return EXIT.completed;
     },

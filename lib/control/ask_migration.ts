@@ -2,7 +2,7 @@
 import { EXIT, MigrationError, UsageError } from "../errors.ts";
 import type { GygesEvent, SourceState } from "../events.ts";
 import { type ControlClient, ControlError } from "./client.ts";
-import { isOwned, runtimeBase } from "./runtime_dir.ts";
+import { isOwned, runtimeBase, type Survivor, survivorOf, survivorWords } from "./runtime_dir.ts";
 
 const COMMITTED: readonly (SourceState | undefined)[] = ["serving", "paused", "completed"];
 const RETRY_MS = 20;
@@ -32,7 +32,7 @@ export async function askMigration(client: ControlClient, options: AskMigrationO
     return await client.call("migrate", options.params, { onEvent });
   } catch (error) {
     if (error instanceof ControlError && error.failure === "lost" && await hasDied(client.name)) {
-      throw orphaned(client.name, state, error);
+      throw orphaned(await survivorOf(client.name), client.name, state, error);
     }
     throw error;
   } finally {
@@ -67,17 +67,33 @@ async function hasDied(name: string): Promise<boolean> {
   return true;
 }
 
-/** What it means that the process that held the guest, or its pages, is gone. */
-function orphaned(name: string, state: SourceState | undefined, cause: Error): MigrationError {
+/** What it means that the process that held the guest, or its pages, is gone. A QEMU may have outlived it. */
+function orphaned(
+  survivor: Survivor | null,
+  name: string,
+  state: SourceState | undefined,
+  cause: Error,
+): MigrationError {
+  const phase = state ?? "setup";
+  const incomplete = { phase, guestLocation: "destination-incomplete", exitCode: EXIT.linkLost, cause } as const;
+  if (survivor?.how === "waits") return new MigrationError(survivorWords(survivor), incomplete);
   if (COMMITTED.includes(state)) {
-    return new MigrationError(
-      `The process of "${name}" died after the commit point, with every page that the destination does not have. ` +
-        "Look there with gyges monitor: a guest that is paused cannot be completed any more",
-      { phase: state ?? "serving", guestLocation: "destination-incomplete", exitCode: EXIT.linkLost, cause },
-    );
+    const words = survivor
+      ? `The process of "${name}" died after the commit point. Its QEMU is still there, with every page that the ` +
+        "destination does not have, and by the kernel pager they go on coming. Look there with gyges monitor"
+      : `The process of "${name}" died after the commit point, with every page that the destination does not have. ` +
+        "Look there with gyges monitor: a guest that is paused cannot be completed any more";
+    return new MigrationError(words, incomplete);
+  }
+  if (survivor) {
+    // What came after the last that was heard may have been the commit point.
+    const where = state === "handover"
+      ? { guestLocation: "unknown", exitCode: EXIT.linkLost } as const
+      : { guestLocation: "source", exitCode: EXIT.failedBeforeCommit } as const;
+    return new MigrationError(survivorWords(survivor), { phase, ...where, cause });
   }
   return new MigrationError(
     `The guest is lost: the process of "${name}", which held it, died before the commit point. Start it again`,
-    { phase: state ?? "setup", guestLocation: "lost", exitCode: EXIT.guestLost, cause },
+    { phase, guestLocation: "lost", exitCode: EXIT.guestLost, cause },
   );
 }

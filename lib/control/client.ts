@@ -5,7 +5,7 @@ import type { GygesEvent } from "../events.ts";
 import { fromErrorEvent } from "./error_event.ts";
 import { readLines } from "./lines.ts";
 import { firstIssue, type Reply, replySchema } from "./messages.ts";
-import { checkName, hasAttachRecord, isOwned, ownerPid, runtimeBase, socketPathIn } from "./runtime_dir.ts";
+import { checkName, isOwned, ownerPid, runtimeBase, socketPathIn, survivorOf, survivorWords } from "./runtime_dir.ts";
 
 /**
  * - absent: nothing of that name was ever here, or it ended in order
@@ -83,7 +83,7 @@ export class ControlClient implements Disposable {
       const socket = await Promise.race([connecting, timer.promise]);
       if (socket) return new ControlClient(name, socket);
     } catch (cause) {
-      throw whyRefused(name, directory, cause);
+      throw await whyRefused(name, directory, cause);
     } finally {
       clearTimeout(timeout);
     }
@@ -181,7 +181,7 @@ function asError(reason: unknown): Error {
 }
 
 /** What a failed connect to `directory` means. */
-function whyRefused(name: string, directory: string, cause: unknown): Error {
+async function whyRefused(name: string, directory: string, cause: unknown): Promise<Error> {
   if (cause instanceof Deno.errors.PermissionDenied) {
     const message = `Cannot ask "${name}" as ${directory} belongs to another user: run as that user`;
     return new ControlError(message, "foreign", { cause });
@@ -193,15 +193,12 @@ function whyRefused(name: string, directory: string, cause: unknown): Error {
     const message = `Cannot ask "${name}" as process ${pid ?? ""} does not listen (yet): try again`;
     return new ControlError(message, "silent", { cause });
   }
-  if (pid && hasAttachRecord(directory)) {
-    const message =
-      `Cannot ask "${name}" as its process ${pid} died in a move, while its guest's memory was not yet all ` +
-      `at the destination. The guest waits, unless its QEMU has ended: go on with it by gyges attach ${name}`;
-    return new ControlError(message, "stale", { cause });
-  }
   if (pid) {
-    const message = `Cannot ask "${name}" as its process ${pid} died: start it again, which clears ${directory}`;
-    return new ControlError(message, "stale", { cause });
+    const survivor = await survivorOf(name, directory.slice(0, -name.length - 1));
+    const why = survivor
+      ? survivorWords(survivor)
+      : `Its process ${pid} died: start it again, which clears ${directory}`;
+    return new ControlError(`Cannot ask "${name}". ${why}`, "stale", { cause });
   }
   const message = `Cannot find "${name}" as no process of that name runs: see gyges vm list`;
   return new ControlError(message, "absent", { cause });

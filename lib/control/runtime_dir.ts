@@ -190,16 +190,40 @@ function writeOwner(file: Deno.FsFile): void {
   file.writeSync(new TextEncoder().encode(`${JSON.stringify({ pid: Deno.pid })}\n`));
 }
 
-/** Whether a QEMU in `directory` waits for the rest of its guest's memory, with nobody to bring it. */
-async function hasOrphan(directory: string): Promise<boolean> {
-  if (!hasAttachRecord(directory) || isOwned(directory)) return false;
+/**
+ * A QEMU that has outlived its process: "waits" for the rest of its guest's memory, or for the word to run it, which
+ * `gyges attach` may bring; or "stays", and needs nobody.
+ */
+export interface Survivor {
+  name: string;
+  how: "waits" | "stays";
+  /** Of its monitor. */
+  monitorPath: string;
+}
+
+/** Null: the process of `name` lives, or has left nothing that lives. */
+export async function survivorOf(name: string, base: string = runtimeBase()): Promise<Survivor | null> {
+  const directory = `${base}/${name}`;
+  const monitorPath = monitorPathIn(directory);
+  if (isOwned(directory)) return null;
+  const waits = hasAttachRecord(directory);
+  // Whoever has linked to the monitor of another's QEMU did not start it.
+  if (!waits && !isSocket(monitorPath)) return null;
   try {
-    using _ = await Deno.connect({ transport: "unix", path: monitorPathIn(directory) });
-    return true;
+    using _ = await Deno.connect({ transport: "unix", path: monitorPath });
+    return { name, how: waits ? "waits" : "stays", monitorPath };
   } catch (cause) {
-    if (isMissing(cause) || cause instanceof Deno.errors.ConnectionRefused) return false;
+    if (isMissing(cause) || cause instanceof Deno.errors.ConnectionRefused) return null;
     throw cause;
   }
+}
+
+/** What there is to know of a survivor, and to do. */
+export function survivorWords({ name, how, monitorPath }: Survivor): string {
+  return how === "waits"
+    ? `The process of "${name}" has died, and its guest waits: run gyges attach ${name}`
+    : `The process of "${name}" has died, and its QEMU is still there: gyges describe --qmp ${monitorPath} shows it, ` +
+      `gyges migrate TICKET --qmp ${monitorPath} moves a guest that runs in it`;
 }
 
 /** Whether the owner of `directory` has left, or would leave, a guest to be attached. */
@@ -208,11 +232,18 @@ export function hasAttachRecord(directory: string): boolean {
 }
 
 function exists(path: string): boolean {
+  return lstat(path) !== null;
+}
+
+function isSocket(path: string): boolean {
+  return lstat(path)?.isSocket ?? false;
+}
+
+function lstat(path: string): Deno.FileInfo | null {
   try {
-    Deno.lstatSync(path);
-    return true;
+    return Deno.lstatSync(path);
   } catch (cause) {
-    if (isMissing(cause)) return false;
+    if (isMissing(cause)) return null;
     throw cause;
   }
 }
@@ -275,11 +306,9 @@ export class RuntimeDir implements Disposable {
 
   static async #claim(name: string, base: string, path: string): Promise<RuntimeDir> {
     makePrivate(base);
-    if (await hasOrphan(path)) {
-      throw new UsageError(
-        `Cannot take the name "${name}" as the guest of a process that died waits there for the rest of its memory: ` +
-          `choose another name, or go on with that one by: gyges attach ${name}`,
-      );
+    const survivor = await survivorOf(name, base);
+    if (survivor) {
+      throw new UsageError(`Cannot take the name "${name}". ${survivorWords(survivor)}, or choose another name`);
     }
     return await RuntimeDir.#take(name, path, () => {
       makePrivate(path);
@@ -396,11 +425,10 @@ export function listRunning(base: string = runtimeBase()): RunningProcess[] {
     .map((name) => ({ name, pid: ownerPid(`${base}/${name}`) }));
 }
 
-/** Names under `base` whose process died with a guest that `gyges attach` may complete. */
-export async function listOrphans(base: string = runtimeBase()): Promise<string[]> {
-  const names: string[] = [];
-  for (const name of directoriesIn(base).sort()) if (await hasOrphan(`${base}/${name}`)) names.push(name);
-  return names;
+/** What the dead have left under `base`, by name. */
+export async function listSurvivors(base: string = runtimeBase()): Promise<Survivor[]> {
+  const all = await Promise.all(directoriesIn(base).sort().map((name) => survivorOf(name, base)));
+  return all.filter((survivor) => survivor !== null);
 }
 
 function directoriesIn(base: string): string[] {

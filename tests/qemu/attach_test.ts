@@ -104,7 +104,10 @@ async function widowed(pair: QemuPair, how: "run" | "monitor"): Promise<{ name: 
   const migrate = pair.host.start(["migrate", to.ticket, ...from, ...FULL, ...SLOW]);
   await justCommitted(to);
   await killed(how === "run" ? home.process : migrate);
-  await migrate.ended();
+  if (how === "run") {
+    await migrate.endedWith(11);
+    assert.match((await migrate.waitFor("error")).message, new RegExp(`its guest waits: run gyges attach ${name}$`));
+  }
   await to.process.reached("paused");
   return { name, home, to };
 }

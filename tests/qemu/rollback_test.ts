@@ -107,9 +107,21 @@ Deno.test("before the commit point the guest stays, and moves at last", async (t
     const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, ...SLOW]);
     await to.process.reached("precopy");
     home.process.signal("SIGKILL");
-    await migrate.ended();
+    await migrate.endedWith(10);
+    const error = await migrate.waitFor("error");
+    const remedy = new RegExp(
+      `has died, and its QEMU is still there: gyges describe .* gyges migrate TICKET --qmp ${qmp}`,
+    );
+    assert.match(error.message, remedy);
+    assert.equal(error.guest_location, "source");
     await to.process.ended();
     await pair.console.untilBeats(10);
+    // It is not cleared away, nor forgotten.
+    const list = await pair.host.start(["vm", "list"]).endedWith(0);
+    assert.match(JSON.stringify(list.events), remedy);
+    for (const args of [["vm", "status", home.name], ["run", home.name, "--", "qemu-system-x86_64"]]) {
+      assert.match(JSON.stringify((await pair.host.start(args).endedWith(2)).events), remedy);
+    }
   });
   await t.step("SIGKILL of the source's gyges while the guest is stopped: it is let run on", async () => {
     const to = await pair.prepare();

@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
+import { ControlClient } from "../../lib/control/client.ts";
 import {
   checkName,
   forgetLog,
   isOwned,
-  listOrphans,
   listRunning,
+  listSurvivors,
   monitorPathIn,
   ownerPid,
   RuntimeDir,
@@ -149,12 +150,13 @@ Deno.test(
   withBase(async (base) => {
     using _qemu = await leaveOrphan(base, "vm1");
     const left = () => [...Deno.readDirSync(`${base}/vm1`)].map(({ name }) => name).sort();
-    assert.deepEqual(await listOrphans(base), ["vm1"]);
+    const survivor = { name: "vm1", how: "waits", monitorPath: monitorPathIn(`${base}/vm1`) };
+    assert.deepEqual(await listSurvivors(base), [survivor]);
     {
       using adopted = await RuntimeDir.adopt("vm1", base);
       assert.ok(isOwned(adopted.path));
       assert.deepEqual(left(), ["attach.json", "owner", "qmp.sock"]);
-      assert.deepEqual(await listOrphans(base), []);
+      assert.deepEqual(await listSurvivors(base), []);
       await assert.rejects(() => RuntimeDir.adopt("vm1", base), /which lives: see gyges monitor vm1/);
     }
     assert.deepEqual(left(), ["attach.json", "owner", "qmp.sock"]);
@@ -172,12 +174,32 @@ Deno.test(
   withBase(async (base) => {
     {
       using _qemu = await leaveOrphan(base, "vm1");
-      await assert.rejects(() => RuntimeDir.claim("vm1", base), /go on with that one by: gyges attach vm1/);
+      await assert.rejects(() => RuntimeDir.claim("vm1", base), /its guest waits: run gyges attach vm1/);
     }
-    assert.deepEqual(await listOrphans(base), []);
+    assert.deepEqual(await listSurvivors(base), []);
     using claimed = await RuntimeDir.claim("vm1", base);
     assert.ok(claimed.clearedStale);
     assert.deepEqual([...Deno.readDirSync(claimed.path)].map(({ name }) => name), ["owner"]);
+  }),
+);
+
+Deno.test(
+  "claim() does not clear away a QEMU that stays, and does once it is gone, or where it was another's",
+  withBase(async (base) => {
+    const path = monitorPathIn(`${base}/vm1`);
+    {
+      using _qemu = await leaveOrphan(base, "vm1");
+      Deno.removeSync(`${base}/vm1/attach.json`);
+      assert.deepEqual(await listSurvivors(base), [{ name: "vm1", how: "stays", monitorPath: path }]);
+      await assert.rejects(() => RuntimeDir.claim("vm1", base), /its QEMU is still there: gyges describe --qmp .*vm1/);
+      await assert.rejects(() => ControlClient.connect("vm1", { base }), /its QEMU is still there/);
+      // A migrate --qmp that died.
+      Deno.mkdirSync(`${base}/qemu-1`, { mode: 0o700 });
+      Deno.symlinkSync(path, monitorPathIn(`${base}/qemu-1`));
+      using _claimed = await RuntimeDir.claim("qemu-1", base);
+    }
+    using claimed = await RuntimeDir.claim("vm1", base);
+    assert.ok(claimed.clearedStale);
   }),
 );
 
