@@ -74,7 +74,8 @@ export class ControlClient implements Disposable {
 
   /** Connects to process `name`. Throws UsageError for what cannot be a name, ControlError where nobody answers. */
   static async connect(name: string, options: ConnectOptions = {}): Promise<ControlClient> {
-    const directory = `${options.base ?? runtimeBase()}/${checkName(name)}`;
+    const base = options.base ?? runtimeBase();
+    const directory = `${base}/${checkName(name)}`;
     const timeoutMs = options.timeoutMs ?? 2_000;
     const connecting = Deno.connect({ transport: "unix", path: socketPathIn(directory) });
     const timer = Promise.withResolvers<null>();
@@ -83,7 +84,7 @@ export class ControlClient implements Disposable {
       const socket = await Promise.race([connecting, timer.promise]);
       if (socket) return new ControlClient(name, socket);
     } catch (cause) {
-      throw await whyRefused(name, directory, cause);
+      throw await whyRefused(name, base, cause);
     } finally {
       clearTimeout(timeout);
     }
@@ -180,8 +181,9 @@ function asError(reason: unknown): Error {
   return reason instanceof Error ? reason : new Error(String(reason));
 }
 
-/** What a failed connect to `directory` means. */
-async function whyRefused(name: string, directory: string, cause: unknown): Promise<Error> {
+/** What a failed connect to process `name` means. */
+async function whyRefused(name: string, base: string, cause: unknown): Promise<Error> {
+  const directory = `${base}/${name}`;
   if (cause instanceof Deno.errors.PermissionDenied) {
     const message = `Cannot ask "${name}" as ${directory} belongs to another user: run as that user`;
     return new ControlError(message, "foreign", { cause });
@@ -194,7 +196,7 @@ async function whyRefused(name: string, directory: string, cause: unknown): Prom
     return new ControlError(message, "silent", { cause });
   }
   if (pid) {
-    const survivor = await survivorOf(name, directory.slice(0, -name.length - 1));
+    const survivor = await survivorOf(name, base);
     const why = survivor
       ? survivorWords(survivor)
       : `Its process ${pid} died: start it again, which clears ${directory}`;

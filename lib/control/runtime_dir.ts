@@ -209,11 +209,17 @@ export async function survivorOf(name: string, base: string = runtimeBase()): Pr
   const waits = hasAttachRecord(directory);
   // Whoever has linked to the monitor of another's QEMU did not start it.
   if (!waits && !isSocket(monitorPath)) return null;
+  return await listens(monitorPath) ? { name, how: waits ? "waits" : "stays", monitorPath } : null;
+}
+
+async function listens(path: string): Promise<boolean> {
   try {
-    using _ = await Deno.connect({ transport: "unix", path: monitorPath });
-    return { name, how: waits ? "waits" : "stays", monitorPath };
+    using _ = await Deno.connect({ transport: "unix", path });
+    return true;
   } catch (cause) {
-    if (isMissing(cause) || cause instanceof Deno.errors.ConnectionRefused) return null;
+    if (isMissing(cause) || cause instanceof Deno.errors.ConnectionRefused) return false;
+    // A monitor takes one client at a time, and has few wait.
+    if (cause instanceof Deno.errors.WouldBlock) return true;
     throw cause;
   }
 }

@@ -111,11 +111,7 @@ export class QmpClient implements Disposable {
 
   /** Resolves once QEMU takes commands. Throws QmpLostError after `timeoutMs`; it may still come to that. */
   ready(timeoutMs: number): Promise<void> {
-    return within(timeoutMs, this.#ready, () =>
-      new QmpLostError(
-        `Nothing answers on ${this.path}: QEMU serves one monitor client at a time, so another (libvirt, a script) may ` +
-          "have it, or QEMU hangs. Give QEMU a second monitor for Gyges: -qmp unix:PATH,server=on,wait=off",
-      ));
+    return within(timeoutMs, this.#ready, () => noAnswer(this.path));
   }
 
   async #negotiate(): Promise<void> {
@@ -267,10 +263,19 @@ export class QmpClient implements Disposable {
   }
 }
 
+function noAnswer(path: string): QmpLostError {
+  return new QmpLostError(
+    `Nothing answers on ${path}: QEMU serves one monitor client at a time, so another (libvirt, a script) may have it, or ` +
+      "QEMU hangs. Give QEMU a second monitor for Gyges: -qmp unix:PATH,server=on,wait=off",
+  );
+}
+
 async function dial(path: string): Promise<Deno.UnixConn> {
   try {
     return await Deno.connect({ transport: "unix", path });
   } catch (cause) {
+    // Others who would have it wait already, or have waited.
+    if (cause instanceof Deno.errors.WouldBlock) throw noAnswer(path);
     throw new QmpLostError(
       `Cannot connect to ${path} (${wordsOf(cause)}): give the path of QEMU's -qmp unix:PATH,server=on,wait=off`,
       { cause },

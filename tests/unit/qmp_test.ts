@@ -150,3 +150,19 @@ Deno.test("commands that are still being sent when QEMU dies are refused, and no
 Deno.test("nobody there is named with what to give", async () => {
   await assert.rejects(QmpClient.connect("/nowhere/qmp.sock"), /-qmp unix:PATH/);
 });
+
+Deno.test("a monitor for which more wait than it takes is explained like one that somebody has", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "gyges-qmp-" });
+  const path = `${folder}/qmp.sock`;
+  const waiting: Deno.UnixConn[] = [];
+  try {
+    using _listener = Deno.listen({ transport: "unix", path });
+    const isFull = () =>
+      Deno.connect({ transport: "unix", path }).then((one) => waiting.push(one) > 10_000, () => true);
+    while (!await isFull());
+    await assert.rejects(QmpClient.connect(path), { name: "QmpLostError", message: /one monitor client at a time/ });
+  } finally {
+    for (const one of waiting) one.close();
+    Deno.removeSync(folder, { recursive: true });
+  }
+});
