@@ -197,10 +197,10 @@ async function whyRefused(name: string, base: string, cause: unknown): Promise<E
   }
   if (pid) {
     const survivor = await survivorOf(name, base);
-    const why = survivor
-      ? survivorWords(survivor)
-      : `Its process ${pid} died: start it again, which clears ${directory}`;
-    return new ControlError(`Cannot ask "${name}". ${why}`, "stale", { cause });
+    const message = survivor
+      ? `Cannot ask "${name}". ${survivorWords(survivor)}`
+      : `Cannot ask "${name}" as its process ${pid} died: start it again, which clears ${directory}`;
+    return new ControlError(message, "stale", { cause });
   }
   const message = `Cannot find "${name}" as no process of that name runs: see gyges vm list`;
   return new ControlError(message, "absent", { cause });

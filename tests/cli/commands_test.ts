@@ -94,7 +94,7 @@ for (const { form, path } of builtFiles()) {
     Deno.writeTextFileSync(`${bench.base}/dead/owner`, '{"pid":1}\n');
     const stale = await bench.gyges("vm status dead");
     assert.equal(stale.code, 2);
-    assert.match(stale.stderr, /Its process 1 died/);
+    assert.match(stale.stderr, /its process 1 died/);
 
     using _mute = await RuntimeDir.claim("mute", bench.base);
     const silent = await bench.gyges("vm status mute");
