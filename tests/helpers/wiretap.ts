@@ -83,17 +83,29 @@ export class Wiretap implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#listener.close();
+    this.#close();
     await this.#accepting;
     for (const connection of this.#connections) connection.close();
   }
 
+  #close(): void {
+    try {
+      this.#listener.close();
+    } catch (error) {
+      // Nobody listened behind it any more.
+      if (!(error instanceof Deno.errors.BadResource)) throw error;
+    }
+  }
+
+  /** Until it is closed; leaving the loop closes it too. */
   async #accept(): Promise<void> {
     for await (const near of this.#listener) {
       const shut = performance.now() < this.#shutUntil;
       const far = shut ? null : await Deno.connect(this.#target).catch(() => null);
       if (!far) {
         near.close();
+        // Where nobody listens any more this answers as that host would.
+        if (!shut) break;
         continue;
       }
       const connection = new Connection(near, far, this.#options, this.seen);

@@ -92,9 +92,9 @@ async function sourceDies(host: Host, held: Held, signal: Signal): Promise<void>
   } else {
     // Whoever ends the process that holds a guest ends the guest; in order, so it is whole to the last.
     await held.migrate.endedWith(130);
-    const last = (await held.source.process.endedWith(0)).events.at(-1);
-    assert.ok(last?.type === "guest");
-    proveReport(last);
+    const report = (await held.source.process.endedWith(0)).events.findLast((event) => event.type === "guest");
+    assert.ok(report);
+    proveReport(report);
   }
   await held.destination.process.endedWith(10);
 }
