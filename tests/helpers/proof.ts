@@ -26,7 +26,6 @@ function provePages(summary: Summary): void {
     assert.equal(summary.precopy_ns, 0);
     assert.equal(summary.precopy_rounds, 0);
     assert.equal(once, pages);
-    assert.ok(demand_faults > 0, "a guest that moves in full mode waits for its pages");
   } else {
     assert.ok(summary.precopy_rounds > 0 && summary.precopy_ns > 0);
     assert.ok(once <= pages && once + precopy_pages >= pages, `${once} + ${precopy_pages} pre-copied of ${pages}`);
@@ -36,6 +35,9 @@ function provePages(summary: Summary): void {
     assert.equal(demand_faults, 0);
   }
   assert.ok(prefetched_pages !== null && prefetched_pages <= postcopy_pages);
+  // What was not prefetched was waited for; a guest that gets no processor for long may find all there.
+  const waitedFor = postcopy_pages - prefetched_pages;
+  assert.ok(waitedFor <= demand_faults, `${waitedFor} pages came on demand, and ${demand_faults} were waited for`);
   assert.ok(summary.wire_bytes >= (precopy_pages + postcopy_pages) * summary.page_bytes);
 }
 
