@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { pause, until } from "../helpers/host.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
-import { Wiretap } from "../helpers/wiretap.ts";
+import { type Frame, type Verdict, Wiretap } from "../helpers/wiretap.ts";
 import { type Held, QemuPair, type Waiting } from "./pair.ts";
 import { stampedRun } from "./stamps.ts";
 
@@ -112,6 +112,25 @@ async function widowed(pair: QemuPair, how: "run" | "monitor"): Promise<{ name: 
   return { name, home, to };
 }
 
+/** A process is killed as a control message of a type comes by, which goes no further. */
+class DeathAt {
+  came = false;
+  readonly #type: string;
+  readonly #victim: GygesProcess;
+
+  constructor(type: string, victim: GygesProcess) {
+    this.#type = type;
+    this.#victim = victim;
+  }
+
+  readonly onFrame = async ({ type }: Frame): Promise<Verdict | null> => {
+    if (type !== this.#type || this.came) return null;
+    this.came = true;
+    await killed(this.#victim);
+    return { bytes: new Uint8Array(0), cut: true };
+  };
+}
+
 async function killed(process: GygesProcess): Promise<void> {
   process.signal("SIGKILL");
   await process.ended();
@@ -144,17 +163,10 @@ Deno.test("gyges attach at the source gives the word to run that its process cou
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start();
   const to = await pair.prepare({ args: ["--tls", "off"] });
-  let dead = false;
-  await using tap = new Wiretap(to.ticket, {
-    onFrame: async ({ type }) => {
-      if (type !== "run" || dead) return null;
-      dead = true;
-      await killed(home.process);
-      return { bytes: new Uint8Array(0), cut: true };
-    },
-  });
+  const death = new DeathAt("run", home.process);
+  await using tap = new Wiretap(to.ticket, death);
   const { events } = await pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...FULL]).ended();
-  assert.ok(dead, `it ended before the word was given: ${JSON.stringify(events.at(-1))}`);
+  assert.ok(death.came, `it ended before the word was given: ${JSON.stringify(events.at(-1))}`);
   assert.equal((await pair.host.sample(to.name)).state, "loading");
   await pair.host.start(["attach", home.name]).endedWith(0);
   pair.console.moveTo(to.log);
@@ -165,15 +177,8 @@ Deno.test("gyges attach at the source hears, however late, that the destination 
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start();
   const to = await pair.prepare({ args: ["--tls", "off"], env: { GYGES_RECONNECT_S: "1" } });
-  let dead = false;
-  await using tap = new Wiretap(to.ticket, {
-    onFrame: async ({ type }) => {
-      if (type !== "complete" || dead) return null;
-      dead = true;
-      await killed(home.process);
-      return { bytes: new Uint8Array(0), cut: true };
-    },
-  });
+  const death = new DeathAt("complete", home.process);
+  await using tap = new Wiretap(to.ticket, death);
   await pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...FULL]).ended();
   const alone = await to.process.waitFor("summary");
   const attach = pair.host.start(["attach", home.name]);
