@@ -550,7 +550,10 @@ export class DestinationMigration {
     });
     const summary = await goodbye.say(first);
     if (summary) return summary;
-    this.#note("warning", "The source does not know that every page is here: it is told whenever it comes back");
+    this.#note(
+      "warning",
+      "Every page is here, and the source has not said that it knows: it is told whenever it comes back",
+    );
     this.#sourceKnows = goodbye.sayLater().then(() => this.#note("info", "The source is back, and knows"));
     return this.ownSummary();
   }
