@@ -241,9 +241,10 @@ class Connection {
 
   async #read(from: Side, bytes: number): Promise<Uint8Array<ArrayBuffer>> {
     const all = new Uint8Array(bytes);
-    let have = await this.#ahead[from].take(all);
-    while (have < bytes) {
-      const n = await this.#ends[from].read(all.subarray(have));
+    for (let have = 0; have < bytes;) {
+      const rest = all.subarray(have);
+      // Never past what reads ahead: of two reads at a time each would have a part.
+      const n = await this.#ahead[from].take(rest) || await this.#ends[from].read(rest);
       if (n === null) throw new Error("the end of the stream");
       have += n;
     }
