@@ -330,7 +330,11 @@ export class RuntimeDir implements Disposable {
     const path = `${base}/${checkName(name)}`;
     if (isOwned(path)) throw notToAttach(name, `${who(path)}, which lives: see gyges monitor ${name}`);
     if (!hasAttachRecord(path)) {
-      throw notToAttach(name, "no process of that name has died here in a move past the commit point");
+      const survivor = await survivorOf(name, base);
+      const why = survivor
+        ? `nothing is left to bring. ${survivorWords(survivor)}`
+        : "no process of that name has died here in a move past the commit point";
+      throw notToAttach(name, why);
     }
     checkPrivate(path);
     return await RuntimeDir.#take(name, path, () => tryClaim(path, removeSocket));

@@ -193,6 +193,7 @@ Deno.test(
       assert.deepEqual(await listSurvivors(base), [{ name: "vm1", how: "stays", monitorPath: path }]);
       await assert.rejects(() => RuntimeDir.claim("vm1", base), /its QEMU is still there: gyges describe --qmp .*vm1/);
       await assert.rejects(() => ControlClient.connect("vm1", { base }), /its QEMU is still there/);
+      await assert.rejects(() => RuntimeDir.adopt("vm1", base), /nothing is left to bring\. .* gyges describe --qmp/);
       // A migrate --qmp that died.
       Deno.mkdirSync(`${base}/qemu-1`, { mode: 0o700 });
       Deno.symlinkSync(path, monitorPathIn(`${base}/qemu-1`));
