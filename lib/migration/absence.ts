@@ -84,12 +84,9 @@ export class Absence {
     return await this.#returns.next(over.promise);
   }
 
-  /** The same however long it takes. */
-  async whenever(): Promise<Resumption> {
-    for (;;) {
-      const back = await this.#returns.next();
-      if (back) return back;
-    }
+  /** The same, and never null, however long it takes. */
+  whenever(): Promise<Resumption | null> {
+    return this.#returns.next();
   }
 
   /** Its control connection once the source is back; null: no page is missing any more. */

@@ -26,7 +26,7 @@ import { SinkWatch } from "./sink_watch.ts";
 import { statePieces } from "./state_pieces.ts";
 import { DESTINATION_TRANSITIONS, StateMachine } from "./states.ts";
 import { makeSummary, NO_STATS, toNs, toWireStats } from "./stats.ts";
-import { DEADLINE_MS, delay, PROGRESS_MS } from "./timing.ts";
+import { DEADLINE_MS, delay, pause, PROGRESS_MS } from "./timing.ts";
 
 export interface DestinationOptions {
   tls: boolean;
@@ -194,7 +194,11 @@ export class DestinationMigration {
     this.#before = loaded.stats;
     this.#loaded = true;
     this.#say(this.state, "this process goes on with a guest whose process has died");
-    if (!pager) return await this.#sayWhole();
+    if (!pager) {
+      // Every page was here when the process died that received them; perhaps its source does not know.
+      this.#states.to("completed", "every page is here");
+      return await this.#sayGoodbye(null);
+    }
     this.#pager = pager;
     this.#watch = new SinkWatch(pager);
     if (loaded.regions.length > 0) await pager.setRegions(loaded.regions);
@@ -220,13 +224,6 @@ export class DestinationMigration {
     const peer = await this.#untilBack(why);
     this.#states.to("running", "the source is back");
     return await this.#postCopy(peer);
-  }
-
-  /** Every page was here when the process died that received them; perhaps its source does not know. */
-  async #sayWhole(): Promise<Summary> {
-    this.#states.to("completed", "every page is here");
-    const back = await this.absence.next();
-    return await this.#sayGoodbye(back ? listen(back.peer) : null);
   }
 
   async #unlessLost(whole: Promise<Summary>): Promise<Summary> {
@@ -461,8 +458,7 @@ export class DestinationMigration {
         if (!(error instanceof NotRunError) || machine.own) throw error;
         if (tries === RUN_TRIES) return error;
       }
-      using rest = delay(DEADLINE_MS.runAgain);
-      await rest.promise;
+      await pause(DEADLINE_MS.runAgain);
     }
   }
 

@@ -3,7 +3,7 @@ import { NativeError } from "../../ffi/native_error.ts";
 import { HandshakeError } from "../errors.ts";
 import type { Ticket } from "../wire/ticket.ts";
 import { openControl } from "./link.ts";
-import { DEADLINE_MS } from "./timing.ts";
+import { DEADLINE_MS, pause } from "./timing.ts";
 
 /** Refusals must go on for so long before they count as proof. */
 const REFUSED_MS = 3_000;
@@ -25,8 +25,7 @@ export async function tellGivenUp(ticket: Ticket, session: string): Promise<void
     } catch (error) {
       // Another key: somebody else listens there now.
       if (isRefusal(error) || (error instanceof HandshakeError && error.field === "ticket")) return;
-      const rests = performance.now() - startedAt > DEADLINE_MS.reconnect ? SELDOM_MS : DEADLINE_MS.retry;
-      await new Promise((resolve) => setTimeout(resolve, rests));
+      await pause(performance.now() - startedAt > DEADLINE_MS.reconnect ? SELDOM_MS : DEADLINE_MS.retry);
     }
   }
 }

@@ -2,7 +2,7 @@
 import type { Summary } from "../events.ts";
 import type { MessageOf } from "../wire/messages.ts";
 import type { Absence } from "./absence.ts";
-import { type ControlLink, listen } from "./control_link.ts";
+import { type ControlLink, listen, type Resumption } from "./control_link.ts";
 import { DEADLINE_MS, delay } from "./timing.ts";
 
 export class Goodbye {
@@ -16,13 +16,7 @@ export class Goodbye {
 
   /** The source's own account; null where it is away and has not come back in time. */
   async say(first: ControlLink | null): Promise<Summary | null> {
-    for (let link = first; link;) {
-      const summary = await this.#sayOver(link);
-      if (summary) return summary;
-      const next = await this.#absence.next();
-      link = next ? listen(next.peer) : null;
-    }
-    return null;
+    return (first && await this.#sayOver(first)) ?? await this.#sayToNext(() => this.#absence.next());
   }
 
   /**
@@ -30,10 +24,15 @@ export class Goodbye {
    * the link went. Resolves once it has heard.
    */
   async sayLater(): Promise<void> {
-    for (;;) {
-      const { peer } = await this.#absence.whenever();
-      if (await this.#sayOver(listen(peer))) return;
+    await this.#sayToNext(() => this.#absence.whenever());
+  }
+
+  async #sayToNext(next: () => Promise<Resumption | null>): Promise<Summary | null> {
+    for (let back = await next(); back; back = await next()) {
+      const summary = await this.#sayOver(listen(back.peer));
+      if (summary) return summary;
     }
+    return null;
   }
 
   async #sayOver(link: ControlLink): Promise<Summary | null> {

@@ -28,7 +28,7 @@ import { promiseOf } from "./promise.ts";
 import { SourceAccount } from "./source_account.ts";
 import { COMMITTED_SOURCE_STATES, SOURCE_TRANSITIONS, StateMachine } from "./states.ts";
 import { pulledPages } from "./stats.ts";
-import { DEADLINE_MS } from "./timing.ts";
+import { DEADLINE_MS, pause } from "./timing.ts";
 import { WayBack } from "./way_back.ts";
 
 export interface SourceOptions {
@@ -530,7 +530,7 @@ export class SourceMigration {
         if (this.#lost || retryError instanceof PeerNotRunError) throw retryError;
         last = retryError;
         if (gone.saw(retryError) && this.#account.incomplete) this.#missed(retryError);
-        await new Promise((resolve) => setTimeout(resolve, DEADLINE_MS.retry));
+        await pause(DEADLINE_MS.retry);
       }
     }
     throw linkLost(messageOf(last), this.#outlived ? this.#howToAttach : null, last);

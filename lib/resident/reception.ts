@@ -9,7 +9,7 @@ import { NativeError } from "../../ffi/native_error.ts";
 import { EXIT, GygesError, MigrationError, PreflightError } from "../errors.ts";
 import type { GygesEvent } from "../events.ts";
 import type { DestinationMigration } from "../migration/destination.ts";
-import { DEADLINE_MS } from "../migration/timing.ts";
+import { DEADLINE_MS, pause } from "../migration/timing.ts";
 import type { PrepareOptions } from "../options.ts";
 import { type MessageOf, PROTOCOL_VERSION } from "../wire/messages.ts";
 import { Peer } from "../wire/peer.ts";
@@ -114,7 +114,7 @@ export class Reception implements Disposable {
           stranger[Symbol.dispose]();
           this.#notes.refused(wordsOf(error));
         }).finally(() => this.#handshakes--);
-        while (this.#handshakes >= MAX_HANDSHAKES) await new Promise((resolve) => setTimeout(resolve, 10));
+        while (this.#handshakes >= MAX_HANDSHAKES) await pause(10);
       }
     } catch (error) {
       this.#first.reject(error);

@@ -18,6 +18,9 @@ import { outliveErrors } from "./outlive.ts";
 import { Reception } from "./reception.ts";
 import { type Keeper, Resident } from "./resident.ts";
 
+/** For so long nobody need be told what is waited for. */
+const QUIET_MS = 1_000;
+
 export interface RunOptions {
   /** Called for each thing worth telling, in order. */
   onEvent: (event: GygesEvent) => void;
@@ -158,9 +161,6 @@ async function untilEnded(
   if (code === EXIT.completed) await machine[Symbol.asyncDispose]();
   return code;
 }
-
-/** For so long nobody need be told what is waited for. */
-const QUIET_MS = 1_000;
 
 /** A guest of QEMU that leaves by this process, which ends with the move. */
 interface Leaving {
