@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import * as v from "valibot";
 import { ControlClient } from "../../lib/control/client.ts";
+import { monitorPathIn } from "../../lib/control/runtime_dir.ts";
 import type { GuestReport, Sample } from "../../lib/events.ts";
 import { guestSchema, sampleSchema } from "../../lib/monitor/summary.ts";
 import { builtFiles } from "./binary.ts";
@@ -41,6 +42,11 @@ export class Host implements AsyncDisposable {
   /** Runs `gyges ...args --json` to its end. */
   run(args: readonly string[], options: StartOptions = {}): Promise<Ended> {
     return this.start(args, options).ended();
+  }
+
+  /** Path of the monitor that gyges gave to the QEMU of `name`. */
+  monitorOf(name: string): string {
+    return monitorPathIn(`${this.runtimeDir}/${name}`);
   }
 
   /** What the guest of `name` says of itself, asked over the control socket. */

@@ -53,6 +53,23 @@ export function encodeFrame(text: string, payload: Uint8Array = new Uint8Array(0
   return frame;
 }
 
+/** Alters the first control message of `type`, once. */
+export function once(type: string, alter: (frame: Frame) => Promise<Verdict> | Verdict): WiretapOptions {
+  let done = false;
+  return {
+    onFrame(frame) {
+      if (done || frame.type !== type || frame.role !== "control") return null;
+      done = true;
+      return alter(frame);
+    },
+  };
+}
+
+/** The message goes no further, and its connection ends. */
+export const CUT: Verdict = { bytes: new Uint8Array(0), cut: true };
+
+export const ROLES = ["control", "demand", "prefetch"] as const;
+
 export class Wiretap implements AsyncDisposable {
   readonly ticket: string;
   /** Types of the control messages that came by, in order. */

@@ -7,7 +7,7 @@ import { errorOf, proveRuns, proveStays } from "../helpers/outcome.ts";
 import { finished, type Holder, move, prepare, startGuest, startMove } from "../helpers/pair.ts";
 import { heldBy } from "../helpers/proc.ts";
 import { proveGuest, proveSummary } from "../helpers/proof.ts";
-import { encodeFrame, type Frame, type Verdict, Wiretap, type WiretapOptions } from "../helpers/wiretap.ts";
+import { encodeFrame, type Frame, once, type Verdict, Wiretap, type WiretapOptions } from "../helpers/wiretap.ts";
 
 const VM = ["--ram", "32M", "--rate", "20000"];
 const PLAIN = ["--tls", "off"];
@@ -71,18 +71,6 @@ for (const tls of ["on", "off"]) {
 }
 
 // ---- with the key: what is altered on its way is what a hostile end could say ----
-
-/** Alters the first control message of `type`, once. */
-function once(type: string, alter: (frame: Frame) => Verdict): WiretapOptions {
-  let done = false;
-  return {
-    onFrame(frame) {
-      if (done || frame.type !== type || frame.role !== "control") return null;
-      done = true;
-      return alter(frame);
-    },
-  };
-}
 
 function cutInHalf({ text, payload }: Frame): Verdict {
   const whole = encodeFrame(text, payload);

@@ -8,7 +8,7 @@ import { proveStays } from "../helpers/outcome.ts";
 import { type Destination, finished, type Holder, prepare, startGuest, startMove } from "../helpers/pair.ts";
 import { proveGuest, proveSummary } from "../helpers/proof.ts";
 import { Proxy } from "../helpers/proxy.ts";
-import { Wiretap } from "../helpers/wiretap.ts";
+import { CUT, once, ROLES, Wiretap } from "../helpers/wiretap.ts";
 
 interface Underway {
   source: Holder;
@@ -148,16 +148,12 @@ kvmTest(
   async (host) => {
     const source = await startGuest(host, "src", [], SOON);
     const destination = await prepare(host, "dst", ["--tls", "off"], SOON);
-    let lost = false;
-    await using tap: Wiretap = new Wiretap(destination.ticket, {
-      onFrame: ({ type }) => {
-        if (type !== "complete" || lost) return null;
-        lost = true;
-        // Longer than either end waits without asking the operator.
-        tap.cut(["control", "demand", "prefetch"], 6_000);
-        return { bytes: new Uint8Array(0), cut: true };
-      },
-    });
+    const cutLong = () => {
+      // Longer than either end waits without asking the operator.
+      tap.cut(ROLES, 6_000);
+      return CUT;
+    };
+    await using tap: Wiretap = new Wiretap(destination.ticket, once("complete", cutLong));
     const migrate = startMove(host, source, tap.ticket, ["--mode", "full", "--tls", "off"]);
     await migrate.endedWith(11);
     const alone = await destination.process.waitFor("summary");
@@ -177,13 +173,11 @@ kvmTest(
 kvmTest("a destination in doubt is told, however late, that its guest stays at the source", async (host) => {
   const source = await startGuest(host, "src", [], SOON);
   const destination = await prepare(host, "dst", ["--tls", "off"], SOON);
-  await using tap: Wiretap = new Wiretap(destination.ticket, {
-    onFrame: ({ type }) => {
-      if (type !== "loaded") return null;
-      tap.cut(["control", "demand", "prefetch"], 6_000);
-      return { bytes: new Uint8Array(0), cut: true };
-    },
-  });
+  const cutLong = () => {
+    tap.cut(ROLES, 6_000);
+    return CUT;
+  };
+  await using tap: Wiretap = new Wiretap(destination.ticket, once("loaded", cutLong));
   await startMove(host, source, tap.ticket, ["--mode", "full", "--tls", "off"]).endedWith(10);
   assert.equal((await destination.process.waitFor("error")).code, 11);
   await destination.process.endedWith(10);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { pause, until } from "../helpers/host.ts";
 import type { GygesProcess } from "../helpers/gyges_process.ts";
-import { type Frame, type Verdict, Wiretap } from "../helpers/wiretap.ts";
+import { CUT, once, Wiretap, type WiretapOptions } from "../helpers/wiretap.ts";
 import { type Held, QemuPair, type Waiting } from "./pair.ts";
 import { stampedRun } from "./stamps.ts";
 
@@ -98,7 +98,7 @@ Deno.test("gyges attach goes on with a guest whose source had given the link up,
 async function widowed(pair: QemuPair, how: "run" | "monitor"): Promise<{ name: string; home: Held; to: Waiting }> {
   const home = await pair.start();
   const to = await pair.prepare();
-  const from = how === "run" ? ["--vm", home.name] : ["--qmp", `${pair.host.runtimeDir}/${home.name}/qmp.sock`];
+  const from = how === "run" ? ["--vm", home.name] : ["--qmp", pair.host.monitorOf(home.name)];
   if (how === "monitor") await killed(home.process);
   const name = how === "run" ? home.name : `qemu-${pair.qemuOf(home.name)}`;
   const migrate = pair.host.start(["migrate", to.ticket, ...from, ...FULL, ...SLOW]);
@@ -112,23 +112,12 @@ async function widowed(pair: QemuPair, how: "run" | "monitor"): Promise<{ name: 
   return { name, home, to };
 }
 
-/** A process is killed as a control message of a type comes by, which goes no further. */
-class DeathAt {
-  came = false;
-  readonly #type: string;
-  readonly #victim: GygesProcess;
-
-  constructor(type: string, victim: GygesProcess) {
-    this.#type = type;
-    this.#victim = victim;
-  }
-
-  readonly onFrame = async ({ type }: Frame): Promise<Verdict | null> => {
-    if (type !== this.#type || this.came) return null;
-    this.came = true;
-    await killed(this.#victim);
-    return { bytes: new Uint8Array(0), cut: true };
-  };
+/** Kills `victim` as the first control message of `type` comes by, which goes no further. */
+function deathAt(type: string, victim: GygesProcess): WiretapOptions {
+  return once(type, async () => {
+    await killed(victim);
+    return CUT;
+  });
 }
 
 async function killed(process: GygesProcess): Promise<void> {
@@ -163,10 +152,9 @@ Deno.test("gyges attach at the source gives the word to run that its process cou
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start();
   const to = await pair.prepare({ args: ["--tls", "off"] });
-  const death = new DeathAt("run", home.process);
-  await using tap = new Wiretap(to.ticket, death);
+  await using tap = new Wiretap(to.ticket, deathAt("run", home.process));
   const { events } = await pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...FULL]).ended();
-  assert.ok(death.came, `it ended before the word was given: ${JSON.stringify(events.at(-1))}`);
+  assert.ok(tap.seen.includes("run"), `it ended before the word was given: ${JSON.stringify(events.at(-1))}`);
   assert.equal((await pair.host.sample(to.name)).state, "loading");
   await pair.host.start(["attach", home.name]).endedWith(0);
   pair.console.moveTo(to.log);
@@ -177,8 +165,7 @@ Deno.test("gyges attach at the source hears, however late, that the destination 
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start();
   const to = await pair.prepare({ args: ["--tls", "off"], env: { GYGES_RECONNECT_S: "1" } });
-  const death = new DeathAt("complete", home.process);
-  await using tap = new Wiretap(to.ticket, death);
+  await using tap = new Wiretap(to.ticket, deathAt("complete", home.process));
   await pair.host.start(["migrate", tap.ticket, "--vm", home.name, "--tls", "off", ...FULL]).ended();
   const alone = await to.process.waitFor("summary");
   const attach = pair.host.start(["attach", home.name]);

@@ -33,7 +33,7 @@ async function moveWithoutLastWrites(shape: Shape): Promise<readonly string[]> {
   const to = await pair.prepare();
   // The source's side runs in the process that holds the guest, so here in one that has the fault armed.
   await home.process[Symbol.asyncDispose]();
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const qmp = pair.host.monitorOf(home.name);
   // Two rounds at least: what is written in the first may be sent in it after that.
   const rounds = ["--precopy-timeout", "8s", "--switch-threshold", "2ms"];
   const migrate = pair.host.start(["migrate", to.ticket, "--qmp", qmp, ...rounds], {

@@ -74,7 +74,7 @@ Deno.test("describe: what it writes of a QEMU without privilege is enough for a 
   const home = await pair.start();
   home.process.signal("SIGKILL");
   await home.process.ended();
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const qmp = pair.host.monitorOf(home.name);
   const [gyges] = builtFiles();
   assert.ok(gyges);
   const { stdout } = await run(gyges.path, ["describe", "--qmp", qmp, "--json"]);

@@ -1,7 +1,7 @@
 /** A destination is in doubt, and its move is given up: it hears that the guest runs at the source, or an operator does. */
 import assert from "node:assert/strict";
 import { until } from "../helpers/host.ts";
-import { Hold, Wiretap } from "../helpers/wiretap.ts";
+import { CUT, Hold, once, ROLES, Wiretap } from "../helpers/wiretap.ts";
 import { type Held, QemuPair } from "./pair.ts";
 
 const PLAIN = ["--tls", "off"];
@@ -12,7 +12,7 @@ async function begins(pair: QemuPair, home: Held, by: "process" | "monitor"): Pr
   if (by === "process") return ["--vm", home.name];
   home.process.signal("SIGKILL");
   await home.process.ended();
-  return ["--qmp", `${pair.host.runtimeDir}/${home.name}/qmp.sock`];
+  return ["--qmp", pair.host.monitorOf(home.name)];
 }
 
 for (const by of ["monitor", "process"] as const) {
@@ -40,13 +40,11 @@ Deno.test("a migrate that cannot tell a destination in doubt says so, and what t
   const home = await pair.start();
   const from = await begins(pair, home, "monitor");
   const to = await pair.prepare({ args: PLAIN });
-  await using tap: Wiretap = new Wiretap(to.ticket, {
-    onFrame: ({ type }) => {
-      if (type !== "loaded") return null;
-      tap.cut(["control", "demand", "prefetch"], 60_000);
-      return { bytes: new Uint8Array(0), cut: true };
-    },
-  });
+  const cutLong = () => {
+    tap.cut(ROLES, 60_000);
+    return CUT;
+  };
+  await using tap: Wiretap = new Wiretap(to.ticket, once("loaded", cutLong));
   const migrate = pair.host.start(["migrate", tap.ticket, ...from, ...FULL], { env: { GYGES_RECONNECT_S: "2" } });
   const { events } = await migrate.endedWith(10);
   const notes = events.flatMap((event) => event.type === "note" ? [event.detail] : []);

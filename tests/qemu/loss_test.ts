@@ -43,7 +43,7 @@ Deno.test("an error that nobody catches ends neither the process that serves a Q
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start();
   await home.process[Symbol.asyncDispose]();
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const qmp = pair.host.monitorOf(home.name);
   const to = await pair.prepare({ env: UNCAUGHT });
   const migrate = pair.host.start(["migrate", to.ticket, "--qmp", qmp, ...SLOW], { env: UNCAUGHT });
   await Promise.all([migrate, to.process].map((process) => process.waitFor("note", isOutlived)));

@@ -125,7 +125,7 @@ async function moveWithBusyDisk(env: Record<string, string>): Promise<readonly s
   const to = await pair.prepare();
   using _slow = new SlowDisk(pair.qemuOf(home.name), join(pair.folder, "disk"), READS_PER_SECOND);
   await home.process[Symbol.asyncDispose]();
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const qmp = pair.host.monitorOf(home.name);
   const args = ["--switch-threshold", "1ms", "--precopy-timeout", "4s"];
   await pair.host.start(["migrate", to.ticket, "--qmp", qmp, ...args], { env }).endedWith(0);
   await until(() => !pair.hasQemu(home.name), () => "the source's QEMU has ended");

@@ -86,7 +86,7 @@ Deno.test("native pager: before QEMU goes on post-copy the guest stays, whatever
     home.process.signal("SIGKILL");
     await home.process.ended();
     const next = await pair.prepare();
-    const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+    const qmp = pair.host.monitorOf(home.name);
     await pair.host.start(["migrate", next.ticket, "--qmp", qmp, "--mode", "full"]).endedWith(0);
     pair.console.moveTo(next.log);
     await pair.proved();

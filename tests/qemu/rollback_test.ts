@@ -101,7 +101,7 @@ Deno.test("before the commit point the guest stays, and moves at last", async (t
       await until(() => !pair.hasQemu(to.name), () => "the QEMU that waited has ended");
     });
   }
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const qmp = pair.host.monitorOf(home.name);
   await t.step("SIGKILL of the source's gyges in pre-copy: the guest runs on", async () => {
     const to = await pair.prepare();
     const migrate = pair.host.start(["migrate", to.ticket, "--vm", home.name, ...SLOW]);
@@ -221,7 +221,7 @@ Deno.test("with --keep-source the source's QEMU stays, stopped, and its guest ne
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start();
   const to = await pair.prepare();
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const qmp = pair.host.monitorOf(home.name);
   // One monitor client at a time: the one that holds it has to go first.
   home.process.signal("SIGKILL");
   await home.process.ended();
@@ -238,7 +238,7 @@ Deno.test("a QEMU whose monitor somebody has is explained, and one that is no mo
   await using pair = await QemuPair.open(SHAPE);
   const home = await pair.start();
   const to = await pair.prepare();
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const qmp = pair.host.monitorOf(home.name);
   const busy = await pair.host.start(["migrate", to.ticket, "--qmp", qmp]).endedWith(3);
   assert.match(JSON.stringify(busy.events), /one monitor client at a time/);
   const nobody = await pair.host.start(["migrate", to.ticket, "--qmp", "/nowhere/qmp.sock"]).endedWith(3);

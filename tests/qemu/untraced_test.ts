@@ -64,7 +64,7 @@ Deno.test("control: what gyges did not start with it, it cannot move untraced, a
   const home = await pair.start();
   assert.ok(!hasHelper(pair.qemuOf(home.name)));
   await home.process[Symbol.asyncDispose]();
-  const qmp = `${pair.host.runtimeDir}/${home.name}/qmp.sock`;
+  const qmp = pair.host.monitorOf(home.name);
   const { ticket } = await pair.prepare({ under });
   const migrate = pair.host.start(["migrate", ticket, "--qmp", qmp, "--precopy-timeout", "2s"], { under });
   await migrate.endedWith(3);

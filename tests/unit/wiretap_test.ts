@@ -1,7 +1,7 @@
 /** The tests' man in the middle passes what comes as it comes, however it is cut into pieces. */
 import assert from "node:assert/strict";
 import { joined } from "../../lib/bytes.ts";
-import { formatTicket, newKey } from "../../lib/wire/ticket.ts";
+import { formatTicket, newKey, parseTicket } from "../../lib/wire/ticket.ts";
 import { encodeFrame, Wiretap } from "../helpers/wiretap.ts";
 
 /** What stands before the first message: preamble and proof. */
@@ -18,8 +18,7 @@ Deno.test("a message that comes with the end of another, and in pieces, passes w
   const handover = encodeFrame('{"type":"handover"}');
   const state = encodeFrame('{"type":"state"}', new Uint8Array(100_000).map((_, i) => i));
   const all = joined([SECURE, hello, handover, state]);
-  const address = new URL(tap.ticket.replace("gyges:", "http:"));
-  using source = await Deno.connect({ hostname: "127.0.0.1", port: Number(address.port) });
+  using source = await Deno.connect({ hostname: "127.0.0.1", port: parseTicket(tap.ticket).port });
   using destination = await listener.accept();
   const came = read(destination, all.length);
   // The other end's own, without which the first frame is not relayed.
